@@ -1,0 +1,64 @@
+# One command is what a developer, a hook and CI run:  make check
+#   make demo     set up, then explain what a pretrained network saw in three photographs
+#   make test     set up, then run the tests
+#   make lint     format, lint and types
+#   make check    lint and tests
+#   make bench    timings beside other libraries
+# Needs Python 3.10 or newer and make. Settings: PYTHON=python3.12, VENV=path, PYTEST_ARGS="-k rules", JOBS=2.
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+DEMO_ARGS ?=
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+# These pin a torch build of their own and would pull it; the tests need only their Python code.
+PEERS := torchvision timm zennit captum autolrp
+
+# Two test processes on two cores: more threads only get in each other's way.
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+
+.PHONY: help demo test lint format check bench build clean
+
+help:
+	@sed -n '2,7s/^# \{0,1\}//p' Makefile
+
+demo: $(VENV)/.installed-demo
+	OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 $(BIN)/relprop demo $(DEMO_ARGS)
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy src
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+check: lint test
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "relprop needs Python 3.10 or newer, this is %s; say make PYTHON=python3.12 ..." % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e ".[demo]"
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e ".[demo,test,lint,bench]"
+	$(PIP) --no-deps $(PEERS)
+	@touch $@ $(VENV)/.installed-demo
+
+clean:
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis relprop-demo

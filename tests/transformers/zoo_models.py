@@ -8,12 +8,12 @@ is the same whatever initialisation the installed version of a package uses.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from tests.reference.recipe import fill
 from torch import Tensor, nn
 
 VOCABULARY = 61
@@ -32,31 +32,6 @@ class Case:
     def forward(self) -> Any:
         with torch.no_grad():
             return self.model(*self.args, **self.kwargs)
-
-
-def fill(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw every parameter from a generator seeded by its name, and put the model in eval mode.
-
-    Matrices get the scale of their fan-in and vectors a small one; the weights of norms lie around one.
-    State-space parameters (``A_log``, ``D``, ``dt_bias``) keep the structure that they were given.
-    """
-    with torch.no_grad():
-        for name, parameter in sorted(model.named_parameters()):
-            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + seed)
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            leaf = name.rsplit(".", 1)[-1]
-            if leaf in ("A_log", "D", "dt_bias"):
-                continue
-            if parameter.ndim >= 2:
-                embeds = "embed" in name or leaf in ("cls_token", "pos_embed", "class_token")
-                fan_in = parameter[0].numel()
-                noise *= 0.5 if embeds else fan_in**-0.5
-            elif leaf.endswith("weight"):
-                noise = 1 + 0.1 * noise
-            else:
-                noise *= 0.1
-            parameter.copy_(noise.to(parameter.dtype))
-    return model.eval()
 
 
 def ids(count: int = TOKENS, batch: int = 1, seed: int = 0, vocabulary: int = VOCABULARY) -> Tensor:
@@ -84,14 +59,14 @@ def span_logits(output: Any) -> Tensor:
     return output.start_logits[:, 2] + output.end_logits[:, 4]
 
 
-SMALL = dict(
-    vocab_size=VOCABULARY,
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    max_position_embeddings=32,
-)
+SMALL = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 32,
+}
 GROUPED = dict(SMALL, num_key_value_heads=2)
 
 
@@ -164,12 +139,19 @@ def gpt_neox() -> Case:
 
 
 def bloom() -> Case:
-    return _causal("BloomConfig", "BloomForCausalLM", vocab_size=VOCABULARY, hidden_size=16, n_layer=2, n_head=4)
+    return _causal(
+        "BloomConfig", "BloomForCausalLM", vocab_size=VOCABULARY, hidden_size=16, n_layer=2, n_head=4
+    )
 
 
 def mamba() -> Case:
     return _causal(
-        "MambaConfig", "MambaForCausalLM", vocab_size=VOCABULARY, hidden_size=16, state_size=4, num_hidden_layers=2
+        "MambaConfig",
+        "MambaForCausalLM",
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        state_size=4,
+        num_hidden_layers=2,
     )
 
 
@@ -192,7 +174,9 @@ def bert() -> Case:
     import transformers
 
     config = transformers.BertConfig(**SMALL, num_labels=3)
-    return Case(fill(transformers.BertForSequenceClassification(config)), class_logit, kwargs={"input_ids": ids()})
+    return Case(
+        fill(transformers.BertForSequenceClassification(config)), class_logit, kwargs={"input_ids": ids()}
+    )
 
 
 def roberta() -> Case:
@@ -214,7 +198,9 @@ def distilbert() -> Case:
     config = transformers.DistilBertConfig(
         vocab_size=VOCABULARY, dim=16, hidden_dim=24, n_layers=2, n_heads=4, max_position_embeddings=32
     )
-    return Case(fill(transformers.DistilBertForQuestionAnswering(config)), span_logits, kwargs={"input_ids": ids()})
+    return Case(
+        fill(transformers.DistilBertForQuestionAnswering(config)), span_logits, kwargs={"input_ids": ids()}
+    )
 
 
 def t5() -> Case:
@@ -312,15 +298,15 @@ def wav2vec2() -> Case:
     return Case(fill(transformers.Wav2Vec2ForCTC(config)), last_logit, kwargs={"input_values": sound})
 
 
-VISION = dict(
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    image_size=32,
-    patch_size=8,
-    num_labels=3,
-)
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_labels": 3,
+}
 
 
 def vit() -> Case:
@@ -350,7 +336,9 @@ def swin() -> Case:
     config = transformers.SwinConfig(
         image_size=32, patch_size=4, embed_dim=8, depths=[2, 2], num_heads=[2, 4], window_size=4, num_labels=3
     )
-    return Case(fill(transformers.SwinForImageClassification(config)), class_logit, kwargs={"pixel_values": pixels()})
+    return Case(
+        fill(transformers.SwinForImageClassification(config)), class_logit, kwargs={"pixel_values": pixels()}
+    )
 
 
 def clip() -> Case:

@@ -1,29 +1,16 @@
-"""Set-up shared by all tests: seeds, threads, and torchvision beside a torch build it was not compiled for."""
+"""Set-up shared by all tests: seeds, threads, and torchvision beside a torch it was not compiled for."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 
 import pytest
 import torch
 
+from tests.support.vision import declare_torchvision_operators
 
-def _declare_torchvision_operators() -> list[torch.library.Library]:
-    """Declare the two operators torchvision registers fakes for at import.
-
-    torchvision's compiled part does not load beside a torch it was not built for, and its Python part then fails at
-    import for want of these two. Nothing here calls them.
-    """
-    if importlib.util.find_spec("torchvision") is None:
-        return []
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return [library]  # the operators live as long as the library object
-
-
-_LIBRARIES = _declare_torchvision_operators()
+declare_torchvision_operators()  # before anything imports torchvision: zennit, timm and transformers do
+torch.set_num_threads(1)  # the tests are small and run in several processes
 
 
 @pytest.fixture(autouse=True)

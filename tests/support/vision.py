@@ -1,0 +1,69 @@
+"""torchvision beside the CPU build of torch, and helpers that prepare its models for tests."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import warnings
+
+import torch
+from torch import nn
+
+_LIBRARY: list[torch.library.Library] = []  # a Library that is collected takes its operators with it
+
+
+def declare_torchvision_operators() -> None:
+    """Declare the two operators that torchvision 0.28 registers fake kernels for when it is imported.
+
+    Its compiled part does not load beside a torch it was not built for, and its Python part then fails at import
+    for want of these two. Nothing here calls them.
+    """
+    if _LIBRARY or importlib.util.find_spec("torchvision") is None:
+        return
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _LIBRARY.append(library)
+
+
+def vision_model(name: str, seed: int = 0, **settings: object) -> nn.Module:
+    """A torchvision model with random weights and statistics, in eval mode, float64."""
+    declare_torchvision_operators()
+    import torchvision.models
+
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # googlenet announces a change of its own initialisation
+        torch.manual_seed(seed)
+        model = getattr(torchvision.models, name)(weights=None, **settings).eval().double()
+        randomise_statistics(model)
+    return model
+
+
+def randomise_statistics(model: nn.Module) -> None:
+    """Give batch norms statistics and affine parameters that are not the trivial ones."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            with torch.no_grad():
+                module.running_mean.normal_(0, 0.2)
+                module.running_var.uniform_(0.5, 1.5)
+                if module.affine:
+                    module.weight.uniform_(0.5, 1.5)
+                    module.bias.normal_(0, 0.2)
+
+
+def zero_additive_terms(model: nn.Module) -> nn.Module:
+    """Zero every bias, and every shift and mean of a norm: nothing but the input adds anything."""
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if name.rsplit(".", 1)[-1] in ("bias", "running_mean", "in_proj_bias"):
+                tensor.zero_()
+    return model
+
+
+@functools.cache
+def photograph(height: int, width: int | None = None, batch: int = 1, seed: int = 3) -> torch.Tensor:
+    """A smooth random picture, normalised: `[batch, 3, height, width]`, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(batch, 3, 8, 8, generator=generator, dtype=torch.float64)
+    picture = nn.functional.interpolate(coarse, (height, width or height), mode="bicubic")
+    return picture + 0.2 * torch.randn(picture.shape, generator=generator, dtype=torch.float64)

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from tests.reference.recipe import fill
 from torch import Tensor, nn
+
+from tests.reference.recipe import fill
 
 VOCABULARY = 61
 TOKENS = 7

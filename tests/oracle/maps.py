@@ -46,7 +46,7 @@ class HalfBilinear(nn.Module):
 class Map:
     """One row: how to build the map with or without a bias, and the shape of a sample.
 
-    `border` and `unpadded` are for a map whose padding copies elements: what it copies, and the map without it.
+    `border` and `unpadded` are for padding that copies elements: what it copies, and the map without it.
     `kind` is the selector kind a rule has to be given to; linear maps get it without being asked.
     """
 

@@ -1,14 +1,14 @@
 """Recurrent layers in explicit relevance form, in numpy, one sample at a time: the oracle.
 
 The LSTM part follows the algorithm that Arras et al. published (2017, arXiv 1706.07206; 2019, arXiv
-1909.12114): the hidden state's relevance goes to the cell, the cell's is split between the forget and the input
-branch, gates take what the gate rule gives them, and linear maps take the epsilon rule
+1909.12114): the hidden state's relevance goes to the cell, the cell's is split between the forget and the
+input branch, gates take what the gate rule gives them, and linear maps take the epsilon rule
 
     R_d = sum_m (w_md x_d + factor (b_m + eps sign(z_m)) / units) / (z_m + eps sign(z_m)) R_m,    sign(0) = 1
 
 where ``units`` counts all lower units of the map: inputs and hidden units for a gate's pre-activation, twice
-the hidden size for the cell's sum. With ``factor`` 1 nothing is lost. Weights are torch's: gates stand one above
-the other as i, f, g, o (LSTM) and r, z, n (GRU).
+the hidden size for the cell's sum. With ``factor`` 1 nothing is lost. Weights are torch's: gates stand one
+above the other as i, f, g, o (LSTM) and r, z, n (GRU).
 
 Gate rules for a product of a gate with pre-activation p and a signal with pre-activation q: ``all`` gives the
 signal everything, ``half`` splits evenly, ``proportional`` gives the gate p / (p + q), ``absolute``

@@ -186,7 +186,7 @@ def test_attention_over_all_states(product: str) -> None:
 
 
 class Packed(nn.Module):
-    """A stacked recurrent layer over sequences of several lengths, classified by the top layer's last state."""
+    """A stacked recurrent layer over sequences of several lengths, and a class from its last state."""
 
     def __init__(self, kind: type[nn.RNNBase], **settings: Any) -> None:
         super().__init__()

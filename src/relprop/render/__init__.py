@@ -1,0 +1,33 @@
+"""Pictures of relevance.
+
+Bottom up: `palette` (colour maps), `scale` (channels reduced, limits, clipping), `heatmap` (arrays of
+colours, with numpy alone), `files` (arrays to files), `figure` (titles and scales, with matplotlib), `signal` and
+`volume` (other than images), `explanation` (which of them suits an explanation).
+
+Everywhere the scale is the same for both signs, zero has its own colour, and what was clipped is said. A map
+in which every value is zero is hatched, never blank. matplotlib and pillow are imported when they are needed.
+"""
+
+from relprop.render.explanation import picture as picture
+from relprop.render.explanation import show as show
+from relprop.render.figure import grid as grid
+from relprop.render.figure import pixels as pixels
+from relprop.render.figure import save as save
+from relprop.render.files import png_bytes as png_bytes
+from relprop.render.files import save_array as save_array
+from relprop.render.files import save_film as save_film
+from relprop.render.heatmap import heatmap as heatmap
+from relprop.render.heatmap import overlay as overlay
+from relprop.render.palette import NAMES as NAMES
+from relprop.render.palette import Palette as Palette
+from relprop.render.palette import palette as palette
+from relprop.render.scale import Map as Map
+from relprop.render.scale import Scale as Scale
+from relprop.render.scale import make_map as make_map
+from relprop.render.signal import bars as bars
+from relprop.render.signal import signal as signal
+from relprop.render.signal import strip as strip
+from relprop.render.volume import frames as frames
+from relprop.render.volume import montage as montage
+from relprop.render.volume import slices as slices
+from relprop.render.volume import tile as tile

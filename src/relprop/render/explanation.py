@@ -1,0 +1,197 @@
+"""An explanation as a picture: which drawing suits the shape of what was explained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from relprop.errors import InputError
+from relprop.extras import require
+from relprop.render import figure as figures
+from relprop.render import signal as signals
+from relprop.render import volume as volumes
+from relprop.render.figure import check_path, pixels, save
+
+Kind = Literal["image", "signal", "volume", "bars", "tokens"]
+KINDS: tuple[str, ...] = ("image", "signal", "volume", "bars", "tokens")
+_MOST_SAMPLES = 12
+_BY_AXES: dict[int, Kind] = {1: "bars", 2: "bars", 3: "signal", 4: "image", 5: "volume"}
+
+
+def tensors(structure: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a nested structure with their paths, in order."""
+    if isinstance(structure, torch.Tensor):
+        yield path, structure
+    elif isinstance(structure, Mapping):
+        for key, value in structure.items():
+            yield from tensors(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(structure, (list, tuple)):
+        for index, value in enumerate(structure):
+            yield from tensors(value, f"{path}[{index}]")
+
+
+def picture(
+    explanation: Any,
+    path: str | Path | None = None,
+    image: Any = None,
+    *,
+    kind: Kind | None = None,
+    which: str | None = None,
+    sample: int | None = None,
+    title: str | None = None,
+    **options: Any,
+) -> Any:
+    """Draw an explanation.
+
+    Args:
+        explanation: what `LRP.explain` returned, or relevance itself.
+        path: where to save it, as .png, .svg or .pdf; its folder must be there.
+        image: what was explained, in its own units: a photograph as it looked before it was normalised, a
+            signal, a volume, the values of features. A batch takes a list of them or one array with a first
+            axis of samples.
+        kind: ``image``, ``signal``, ``volume``, ``bars`` or ``tokens``; by default from the number of axes:
+            [N, C, H, W] is an image, [N, C, T] a signal, [N, C, D, H, W] a volume, [N, F] bars. ``tokens``
+            are embeddings [N, T, D], summed over D and drawn as a signal.
+        which: of several explained inputs, the path of the one to draw; by default the first that has most
+            axes.
+        sample: of a batch, the one to draw; images are drawn all of them, up to 12.
+        title: above it; by default what was explained.
+        options: go to `grid`, `signal`, `slices` or `bars`.
+
+    Returns:
+        A matplotlib Figure.
+    """
+    destination = None if path is None else check_path(path)
+    name, relevance = _choose(getattr(explanation, "relevance", explanation), which)
+    kind = kind or _BY_AXES.get(relevance.ndim)
+    if kind not in KINDS:
+        raise InputError(
+            f"no picture is known for relevance of shape {tuple(relevance.shape)}: give kind=, one of "
+            f"{', '.join(KINDS)}"
+        )
+    title = _title(explanation, name) if title is None else title
+    if kind == "image":
+        drawn = _image(explanation, relevance, image, sample, title, options)
+    else:
+        one, values, note = _one_sample(relevance, image, sample)
+        title = " · ".join(part for part in (title, note) if part)
+        if kind == "tokens":
+            drawn = signals.signal(one.sum(-1), values, title=title, **options)
+        elif kind == "signal":
+            drawn = signals.signal(one, values, title=title, **options)
+        elif kind == "volume":
+            drawn = volumes.slices(one, values, title=title, **options)
+        else:
+            drawn = signals.bars(one, values=values, title=title, **options)
+    if destination is not None:
+        save(drawn, destination)
+    return drawn
+
+
+def show(explanation: Any, image: Any = None, **options: Any) -> None:
+    """Show an explanation: in a notebook below the cell, elsewhere in the system's picture viewer."""
+    drawn = picture(explanation, image=image, **options)
+    if _in_notebook():
+        require("IPython.display", "render", "showing a picture in a notebook").display(drawn)
+    else:
+        require("PIL.Image", "render", "showing a picture").fromarray(pixels(drawn)).show()
+
+
+def _in_notebook() -> bool:
+    """Whether a notebook's kernel runs this code; IPython is asked only where it is loaded already."""
+    import sys
+
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def _choose(structure: Any, which: str | None) -> tuple[str, torch.Tensor]:
+    if not isinstance(structure, (torch.Tensor, Mapping, list, tuple)):
+        structure = torch.as_tensor(structure)
+    found = list(tensors(structure))
+    if not found:
+        raise InputError("there is no relevance to draw")
+    if which is not None:
+        for name, tensor in found:
+            if name == which:
+                return name, tensor
+        raise InputError(
+            f"no explained input {which!r}; there are {', '.join(repr(name) for name, _ in found)}"
+        )
+    return max(found, key=lambda item: item[1].ndim)
+
+
+def _title(explanation: Any, name: str) -> str:
+    parts = [name] if name else []
+    target = getattr(explanation, "target", None)
+    if isinstance(target, torch.Tensor) and target.numel() == 1 and not target.is_floating_point():
+        target = int(target)
+    if isinstance(target, (int, tuple)) and not isinstance(target, bool):
+        parts.append(f"target {target}")
+    return " · ".join(parts)
+
+
+def _image(
+    explanation: Any,
+    relevance: torch.Tensor,
+    image: Any,
+    sample: int | None,
+    title: str,
+    options: dict[str, Any],
+) -> Any:
+    if relevance.ndim in (2, 3):
+        relevance = relevance[None]
+    if relevance.ndim == 4 and sample is not None:
+        relevance, image = _pick(relevance, image, sample)
+    if relevance.ndim == 4 and len(relevance) > 1:
+        count = len(relevance)
+        titles = [f"sample {i}{_sample_target(explanation, i)}" for i in range(count)]
+        photos = image if image is None or isinstance(image, (list, tuple)) else list(image)
+        if count > _MOST_SAMPLES:
+            title = f"{title} the first {_MOST_SAMPLES} of {count} samples".strip()
+            relevance, titles = relevance[:_MOST_SAMPLES], titles[:_MOST_SAMPLES]
+            photos = None if photos is None else photos[:_MOST_SAMPLES]
+        return figures.grid(list(relevance), titles, photo=photos, **{"caption": title, **options})
+    photo = image[0] if isinstance(image, (list, tuple)) and len(image) == 1 else image
+    return figures.grid(relevance, [title], photo=photo, **options)
+
+
+def _sample_target(explanation: Any, index: int) -> str:
+    target = getattr(explanation, "target", None)
+    if isinstance(target, torch.Tensor) and target.ndim == 1 and not target.is_floating_point():
+        return f" · target {int(target[index])}" if index < len(target) else ""
+    return ""
+
+
+def _one_sample(relevance: torch.Tensor, image: Any, sample: int | None) -> tuple[torch.Tensor, Any, str]:
+    if relevance.ndim == 1:
+        return relevance, image, ""
+    count = len(relevance)
+    one, values = _pick(relevance, image, sample or 0)
+    return (
+        one[0],
+        None if values is None else values[0],
+        f"sample {sample or 0} of {count}" if count > 1 else "",
+    )
+
+
+def _pick(relevance: torch.Tensor, image: Any, sample: int) -> tuple[torch.Tensor, Any]:
+    """One sample of a batch, with its batch axis, and what belongs to it in a list of one."""
+    count = len(relevance)
+    if not -count <= sample < count:
+        raise InputError(f"sample {sample} is out of range: there are {count}")
+    if image is not None:
+        batched = isinstance(image, (list, tuple)) or getattr(image, "ndim", 0) == relevance.ndim
+        if batched and len(image) != count:
+            raise InputError(f"{count} samples were explained, but {len(image)} were given to draw them on")
+        if batched:
+            image = [image[sample]]
+        elif count == 1:
+            image = [image]
+        else:
+            raise InputError(f"{count} samples were explained: give as many to draw them on, in a list")
+    return relevance[sample : sample + 1 or None], image

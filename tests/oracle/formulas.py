@@ -5,8 +5,8 @@ With contributions `p_kj` of input j to output k, a bias term `c_k` and `s(t) = 
     R_j = sum_k  p_kj / s(sum_j p_kj + c_k)  R_k
 
 and rules differ in `p` and `c` alone; alpha-beta has two such terms. What a bias option does is written once:
-`absorb` keeps `c` in the denominator, `zero` leaves it out, `distribute` adds `c_k / n_k` to each of the n_k
-inputs that output k really has.
+`absorb` keeps `c` in the denominator, `zero` leaves it out, `distribute` gives `c_k + eps sign` in equal parts to
+the n_k inputs that output k really has.
 """
 
 from __future__ import annotations
@@ -106,14 +106,17 @@ class Formula:
             read = sample.flatten()[m.source]
             back = torch.zeros_like(read)
             for factor, p, c in self.terms(read, m):
+                n = m.taps.sum(1).clamp(min=1)
                 if self.bias == "distribute":
-                    p = p + m.taps * (c / m.taps.sum(1).clamp(min=1))[:, None]
+                    p = p + m.taps * (c / n)[:, None]
                 den = p.sum(1) + (c if self.bias == "absorb" else 0)
-                den = stabilised(den, self.eps)
-                # an output to which nothing contributes has no inputs to give relevance to
-                share = torch.where(
-                    (p != 0).any(1), relevance.flatten() / torch.where(den == 0, 1.0, den), 0.0
-                )
+                stable = stabilised(den, self.eps)
+                filled = (p != 0).any(
+                    1
+                )  # an output to which nothing contributes gives its relevance to nobody
+                if self.bias == "distribute":
+                    p = p + m.taps * ((stable - den) / n)[:, None]
+                share = torch.where(filled, relevance.flatten() / torch.where(stable == 0, 1.0, stable), 0.0)
                 back += factor * (p * share[:, None]).sum(0)
             result.view(-1).index_add_(0, m.source, back)
         return out

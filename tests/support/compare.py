@@ -24,8 +24,8 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, rtol: float = 1e-
         return
     place = (actual - expected).abs().flatten().argmax().item()
     raise AssertionError(
-        f"{label}: largest difference {worst:.3e} at a scale of {scale:.3e}, {worst / max(scale, 1e-300):.1e} of it"
-        f" where {rtol:.0e} is allowed; there {actual.flatten()[place]:.6e} is not {expected.flatten()[place]:.6e}"
+        f"{label}: off by {worst:.3e} at a scale of {scale:.3e} ({worst / max(scale, 1e-300):.1e} of it, not"
+        f" {rtol:.0e}): {actual.flatten()[place]:.6e} is not {expected.flatten()[place]:.6e}"
     )
 
 

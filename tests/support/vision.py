@@ -15,8 +15,8 @@ _LIBRARY: list[torch.library.Library] = []  # a Library that is collected takes 
 def declare_torchvision_operators() -> None:
     """Declare the two operators that torchvision 0.28 registers fake kernels for when it is imported.
 
-    Its compiled part does not load beside a torch it was not built for, and its Python part then fails at import
-    for want of these two. Nothing here calls them.
+    Its compiled part does not load beside a torch it was not built for, and its Python part then fails at
+    import for want of these two. Nothing here calls them.
     """
     if _LIBRARY or importlib.util.find_spec("torchvision") is None:
         return

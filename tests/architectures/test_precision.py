@@ -1,0 +1,129 @@
+"""Activation checkpointing, half precision, inference mode: the same relevance by other roads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+
+import relprop as rp
+from tests.architectures.arch_models import draw, make
+from tests.reference.recipe import fill
+from tests.support.compare import assert_close
+
+
+class Deep(nn.Module):
+    """Residual blocks with attention, norms and gates; ``way`` says how they are run."""
+
+    def __init__(self, way: str = "plain") -> None:
+        super().__init__()
+        self.way = way
+        self.blocks = nn.ModuleList(Block() for _ in range(4))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "sequential":
+            x = checkpoint_sequential(nn.Sequential(*self.blocks), 2, x, use_reentrant=False)
+        else:
+            for block in self.blocks:
+                if self.way == "plain":
+                    x = block(x)
+                else:
+                    x = checkpoint(block, x, use_reentrant=self.way == "reentrant")
+        return self.head(x.mean(1))
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.conv = nn.Conv1d(8, 8, 3, padding=1)
+        self.up, self.down = nn.Linear(8, 24), nn.Linear(12, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = self.norm(x)
+        x = x + self.attention(n, n, n, need_weights=False)[0]
+        x = x + torch.relu_(self.conv(x.mT)).mT
+        gate, up = self.up(x).chunk(2, -1)
+        return x + self.down(nn.functional.silu(gate) * up)
+
+
+@pytest.mark.parametrize("preset", [rp.AttnLRP, rp.EpsilonPlusFlat, rp.EpsilonAlpha2Beta1])
+@pytest.mark.parametrize("way", ["plain", "not reentrant", "reentrant", "sequential"])
+def test_checkpointing(way: str, preset: Any) -> None:
+    model, plain = Deep(way).double(), Deep().double()
+    fill(model)
+    plain.load_state_dict(model.state_dict())
+    x, r = draw(2, 5, 8), draw(2, 3, seed=9)
+    expected = rp.LRP(plain.eval(), preset()).explain(x, target=r)
+    found = rp.LRP(model, preset()).explain(x, target=r)
+    assert_close(found.output, expected.output, rtol=1e-12)
+    assert_close(found.relevance, expected.relevance, rtol=1e-9)
+
+
+def test_checkpointed_activations_are_not_kept() -> None:
+    """What a checkpointed block saves for its backward is its input, not its insides."""
+
+    def saved(way: str) -> int:
+        total = 0
+
+        def pack(t: Tensor) -> Tensor:
+            nonlocal total
+            total += t.numel()
+            return t
+
+        model = fill(Deep(way))
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            rp.LRP(model, rp.AttnLRP()).explain(draw(2, 5, 8, dtype=torch.float32), target=1)
+        return total
+
+    assert saved("reentrant") > 0  # the hooks do see something
+
+
+@pytest.mark.parametrize("name", ["squeeze_excite", "detector", "norms", "gated", "unet3d"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("preset", [rp.Zero, rp.EpsilonPlusFlat], ids=["zero", "flat"])
+def test_half_precision(name: str, dtype: torch.dtype, preset: Any) -> None:
+    """Denominators are computed in float32; what is left is the rounding of the model's own numbers."""
+    net = make(name)
+    lrp = rp.LRP(net.model.float(), preset())
+    args = tuple(a.float() for a in net.args)
+    expected = lrp.explain(*args, target=net.select).relevance
+    model = net.model.to(dtype)
+    explanation = rp.LRP(model, preset()).explain(*(a.to(dtype) for a in args), target=net.select)
+    found = explanation.relevance
+    assert torch.isfinite(found).all()
+    cosine = nn.functional.cosine_similarity(found.double().flatten(), expected.double().flatten(), 0)
+    assert cosine > 0.98, cosine
+
+
+def test_overflow_in_half_precision_names_the_site() -> None:
+    class Big(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.wide, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.relu(self.wide(self.first(x))) * 0.0)
+
+    model = fill(Big())
+    with torch.no_grad():
+        model.wide.weight.fill_(6e4)
+        model.first.bias.fill_(50.0)
+    with pytest.raises(rp.RelpropError, match="wide"):
+        rp.LRP(model.half(), rp.Zero()).explain(draw(1, 4, dtype=torch.float16), target=0)
+
+
+def test_under_inference_mode() -> None:
+    """A caller may stand under no_grad or inference_mode, with tensors made there."""
+    net = make("gated")
+    expected = rp.LRP(net.model, rp.Zero()).explain(*net.args, target=net.select).relevance
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            args = tuple(a.clone() for a in net.args)
+            found = rp.LRP(net.model, rp.Zero()).explain(*args, target=net.select).relevance
+            assert_close(found.clone(), expected, rtol=1e-12)

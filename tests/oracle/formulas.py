@@ -5,8 +5,8 @@ With contributions `p_kj` of input j to output k, a bias term `c_k` and `s(t) = 
     R_j = sum_k  p_kj / s(sum_j p_kj + c_k)  R_k
 
 and rules differ in `p` and `c` alone; alpha-beta has two such terms. What a bias option does is written once:
-`absorb` keeps `c` in the denominator, `zero` leaves it out, `distribute` gives `c_k + eps sign` in equal parts to
-the n_k inputs that output k really has.
+`absorb` keeps `c` in the denominator, `zero` leaves it out, `distribute` gives `c_k + eps sign` in equal
+parts to the n_k inputs that output k really has.
 """
 
 from __future__ import annotations

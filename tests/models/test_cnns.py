@@ -1,0 +1,95 @@
+"""Stock convolutional networks as loaded: every preset runs, the books balance, nothing is lost without biases."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import relprop as rp
+from tests.support.compare import assert_close
+from tests.support.vision import photograph, randomise_statistics, vision_model, zero_additive_terms
+
+PRESETS = {
+    "Zero": rp.Zero(),
+    "UniformEpsilon": rp.UniformEpsilon(),
+    "EpsilonPlus": rp.EpsilonPlus(),
+    "EpsilonPlusFlat": rp.EpsilonPlusFlat(),
+    "EpsilonGammaBox": rp.EpsilonGammaBox(low=-5.0, high=5.0),
+    "EpsilonAlpha2Beta1": rp.EpsilonAlpha2Beta1(),
+    "EpsilonAlpha2Beta1Flat": rp.EpsilonAlpha2Beta1Flat(),
+    "ExcitationBackprop": rp.ExcitationBackprop(),
+    "GuidedBackprop": rp.GuidedBackprop(),
+    "Deconvnet": rp.Deconvnet(),
+}
+
+
+def hf_resnet() -> nn.Module:
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    torch.manual_seed(0)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 2, 1, 1], num_labels=7)
+    model = ResNetForImageClassification(config).eval().double()
+    randomise_statistics(model)
+    return model
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    "densenet121": {},
+    "efficientnet_b0": {},
+    "mobilenet_v3_small": {},
+    "shufflenet_v2_x0_5": {},
+    "regnet_y_400mf": {},
+    "convnext_tiny": {},
+    "googlenet": {"init_weights": True, "aux_logits": False},
+    "hf_resnet": {},
+}
+
+
+@functools.lru_cache(maxsize=1)  # the tests come model by model
+def load(name: str) -> nn.Module:
+    return hf_resnet() if name == "hf_resnet" else vision_model(name, num_classes=7, **MODELS[name])
+
+
+def logit(output: Any) -> Tensor:
+    """The explained logit, of a tensor or of a transformers output."""
+    return getattr(output, "logits", output)[:, 3]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", MODELS)
+def test_preset_explains(name: str, preset: str) -> None:
+    model, x = load(name), photograph(64)
+    with torch.no_grad():
+        plain = logit(model(x))
+    found = rp.LRP(model, PRESETS[preset]).explain(x, target=logit)
+    assert_close(logit(found.output), plain, 1e-12, "output")
+    assert found.relevance.shape == x.shape
+    assert torch.isfinite(found.relevance).all()
+    assert found.relevance.abs().sum() > 0
+    if preset not in ("GuidedBackprop", "Deconvnet"):  # gradients, which have no sum to keep
+        assert abs(float(found.audit.unexplained)) < 1e-4 * abs(float(plain.sum()))
+
+
+@functools.lru_cache(maxsize=1)
+def load_without_additive_terms(name: str) -> nn.Module:
+    return zero_additive_terms(
+        hf_resnet() if name == "hf_resnet" else vision_model(name, num_classes=7, **MODELS[name])
+    )
+
+
+@pytest.mark.parametrize("preset", ["UniformEpsilon", "EpsilonPlus", "ZPlus"])
+@pytest.mark.parametrize("name", MODELS)
+def test_sum_without_additive_terms(name: str, preset: str) -> None:
+    """Nothing but the input adds anything, so the relevance of the input is all there is."""
+    model, x = load_without_additive_terms(name), photograph(64)
+    rules = {
+        "UniformEpsilon": rp.UniformEpsilon(epsilon=1e-12),
+        "EpsilonPlus": rp.EpsilonPlus(epsilon=1e-12, stabiliser=1e-12),
+        "ZPlus": rp.ZPlus(epsilon=1e-12),
+    }
+    found = rp.LRP(model, rules[preset]).explain(x, target=logit)
+    assert_close(found.relevance.sum(), logit(found.output).sum(), 1e-4)

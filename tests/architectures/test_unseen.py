@@ -1,0 +1,154 @@
+"""What no torch call shows, custom Functions and scripted modules: refused by name, then registered."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import relprop as rp
+from tests.architectures.arch_models import draw
+from tests.reference.recipe import fill
+from tests.support.compare import assert_close
+from tests.support.state import assert_same_state, snapshot
+
+
+class Softplus2(torch.autograd.Function):
+    """``y = log2(1 + 2^x)``, with a backward of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.log2(1 + torch.exp2(x))
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return g * torch.sigmoid(x * 0.6931471805599453)
+
+
+class Custom(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(Softplus2.apply(self.first(x)))
+
+
+class Scripted(nn.Module):
+    """A submodule compiled by TorchScript: its calls run out of sight."""
+
+    def __init__(self, inner: nn.Module, script: bool) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.inner = torch.jit.script(inner) if script else inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.inner(self.first(x)))
+
+
+class Swish(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.5 * x)
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    """Registrations last as long as the test."""
+    yield
+    for what in (Softplus2, Swish, torch.jit.RecursiveScriptModule):
+        rp.NODES.forget(what)
+
+
+def test_custom_function_is_refused_by_name() -> None:
+    model = fill(Custom().double())
+    before = snapshot(model)
+    with pytest.raises(rp.UnknownOperationError) as caught:
+        rp.LRP(model, rp.Zero()).explain(draw(2, 4), target=1)
+    message = str(caught.value)
+    assert "Softplus2" in message
+    assert re.search(r"register\w*\(", message), f"no line that registers a rule in: {message}"
+    assert_same_state(before, snapshot(model))
+
+
+def test_custom_function_with_the_identity_rule(registered: None) -> None:
+    model = fill(Custom().double())
+    x = draw(2, 4)
+    r = draw(2, 3, seed=9)
+    rp.NODES.register_function(
+        Softplus2,
+        lambda node, g: g * torch.log2(1 + torch.exp2(node.saved_tensors[0])) / node.saved_tensors[0],
+    )
+
+    explanation = rp.LRP(model, rp.Zero()).explain(x, target=r)
+
+    z = model.first(x).detach()
+    y = torch.log2(1 + torch.exp2(z))
+    out = model.last(y).detach()
+    r_y = y * ((r / out) @ model.last.weight.detach())  # which passes the function unchanged
+    expected = x * ((r_y / z) @ model.first.weight.detach())
+    assert_close(explanation.relevance, expected, rtol=1e-10)
+
+
+def test_custom_function_may_pass_as_gradient() -> None:
+    """`unknown="gradient"` lets it pass, and the audit says so."""
+    model = fill(Custom().double())
+    x = draw(2, 4)
+    with pytest.raises(rp.RelpropError):
+        rp.LRP(model, rp.Zero()).explain(x, target=1)
+    explanation = rp.LRP(model, rp.Zero()).explain(x, target=1, unknown="gradient")
+    given = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(given)[:, 1].sum(), given)
+    assert_close(explanation.relevance, x * gradient, rtol=1e-10)
+    assert "Softplus2" in str(explanation.audit)
+
+
+def test_functions_of_the_same_name_are_told_apart_or_shared(registered: None) -> None:
+    """Registering twice must be asked for."""
+    rp.NODES.register_function(Softplus2)
+    with pytest.raises(rp.RelpropError, match="already"):
+        rp.NODES.register_function(Softplus2)
+    rp.NODES.register_function(Softplus2, replace=True)
+
+
+SCRIPT = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
+
+
+@SCRIPT
+@pytest.mark.parametrize(
+    "inner", [Swish, lambda: nn.Sequential(nn.Linear(6, 6), nn.Tanh())], ids=["call", "layers"]
+)
+def test_scripted_submodule_is_refused(inner: Any) -> None:
+    model = fill(Scripted(inner(), script=True).double())
+    before = snapshot(model)
+    with pytest.raises(rp.RelpropError) as caught:
+        rp.LRP(model, rp.Zero()).explain(draw(2, 4), target=1)
+    message = str(caught.value)
+    assert "inner" in message, message
+    assert "cript" in message or "register" in message, message
+    assert_same_state(before, snapshot(model))
+
+
+@SCRIPT
+def test_scripted_submodule_works_once_registered(registered: None) -> None:
+    """Taken as one elementwise function, it equals its source."""
+    scripted = fill(Scripted(Swish(), script=True).double())
+    plain = fill(Scripted(Swish(), script=False).double())
+    plain.load_state_dict(scripted.state_dict())
+    x, r = draw(2, 4), draw(2, 3, seed=9)
+    rp.NODES.register_module(type(scripted.inner), "identity")
+    found = rp.LRP(scripted, rp.Zero()).explain(x, target=r).relevance
+    expected = rp.LRP(plain, rp.Zero()).explain(x, target=r).relevance
+    assert_close(found, expected, rtol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+def test_traced_model_is_refused() -> None:
+    traced = torch.jit.trace(fill(nn.Sequential(nn.Linear(4, 3), nn.Tanh()).double()), draw(1, 4))
+    with pytest.raises(rp.RelpropError, match="cript"):
+        rp.LRP(traced, rp.Zero()).explain(draw(2, 4), target=1)

@@ -1,8 +1,8 @@
 """MambaLRP on the stock classes against a state-space model written with constants where its rules say so.
 
 Jafari et al. 2024 (arXiv 2406.07592): the discretised state matrix, the input and output matrices and the
-step size are constants, so that the scan is linear in the signal; SiLU passes relevance; the output gate takes
-half; the root mean square is a constant. What is left is gradient times input.
+step size are constants, so that the scan is linear in the signal; SiLU passes relevance; the output gate
+takes half; the root mean square is a constant. What is left is gradient times input.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def convolved(x: Tensor, conv: nn.Conv1d) -> Tensor:
 
 
 def scan(x: Tensor, decay: Tensor, into: Tensor, out: Tensor) -> Tensor:
-    """``h_t = decay_t h_{t-1} + into_t x_t, y_t = sum out_t h_t``; x ``[N, T, C]``, others ``[N, T, C, S]``."""
+    """``h_t = decay_t h_{t-1} + into_t x_t, y_t = sum out_t h_t``; x ``[N, T, C]``, else ``[N, T, C, S]``."""
     decay, into, out = decay.detach(), into.detach(), out.detach()
     h = torch.zeros_like(into[:, 0])
     found = []

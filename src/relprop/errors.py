@@ -1,0 +1,43 @@
+"""The errors of the library. Each says what was seen and what to do; nothing is changed when one is raised."""
+
+from __future__ import annotations
+
+
+class RelpropError(Exception):
+    """Base of every error that relprop raises on purpose."""
+
+
+class InputError(RelpropError, ValueError):
+    """The input, target, seed or an option does not fit: shape, range, NaN or infinity, unknown name."""
+
+
+class ModelStateError(RelpropError, RuntimeError):
+    """The model is in a state that has no explanation: random dropout, batch statistics, TorchScript."""
+
+
+class UnknownOperationError(RelpropError, NotImplementedError):
+    """An operation between input and output has no rule. The message names it and the line that registers one."""
+
+
+class NoPathError(RelpropError, RuntimeError):
+    """Nothing of the input reaches the explained output (``detach``, ``no_grad``, integers without embedding)."""
+
+
+class RuleError(RelpropError, ValueError):
+    """A rule's parameter is out of range, or a rule was given to an operation that it cannot serve."""
+
+
+class SelectorError(RelpropError, ValueError):
+    """A selector is malformed, or it matched no executed site."""
+
+
+class AuditError(RelpropError, ArithmeticError):
+    """The books do not balance: the message gives the unexplained share and the worst site."""
+
+
+class RegistryError(RelpropError, ValueError):
+    """A function or node is registered already, or what was registered cannot be used."""
+
+
+class MissingExtraError(RelpropError, ImportError):
+    """An optional package is not installed. The message has the line that installs it."""

@@ -1,0 +1,5 @@
+"""Explaining: record a forward, seed its output, propagate, balance the books."""
+
+from relprop.explain.audit import Audit as Audit
+from relprop.explain.explanation import Explanation as Explanation
+from relprop.explain.lrp import LRP as LRP

@@ -1,0 +1,91 @@
+"""The audit: where every unit of relevance went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from relprop.record.books import ENTRIES
+
+#: The unexplained share that is tolerated, relative to the sum of absolute relevance.
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.1}
+_WORDS = {
+    "bias": "biases",
+    "epsilon": "epsilon (stabilisers)",
+    "constants": "constants and cuts",
+    "excess": "rules that do not conserve",
+}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The books of one explanation.
+
+    seed = inputs + leaves + bias + epsilon + constants + excess + unexplained
+
+    seed         relevance put in at the output
+    inputs       relevance at each explained input
+    leaves       relevance at further leaves (position embeddings, token types, initial states)
+    bias         absorbed by biases, by the rules' formulas
+    epsilon      absorbed by stabilisers, by formula
+    constants    absorbed by constants: addends, pads, detached tensors
+    excess       lost or gained where a rule does not conserve (an empty branch, softmax)
+    unexplained  the remainder; the only entry that is computed as one
+    scale        sum of absolute relevance at the inputs and leaves, or at the output if that is more
+    tolerance    the share of `scale` up to which `unexplained` is rounding
+    conserving   False for gradient methods, which have no books to balance
+    """
+
+    seed: float
+    inputs: dict[str, float]
+    leaves: dict[str, float]
+    bias: float
+    epsilon: float
+    constants: float
+    excess: float
+    scale: float
+    tolerance: float
+    conserving: bool = True
+    cuts: tuple[tuple[str, str], ...] = ()
+    sites: tuple[tuple[str, float], ...] = field(default=())
+    native: tuple[str, ...] = ()
+
+    @property
+    def explained(self) -> float:
+        return sum(self.inputs.values()) + sum(self.leaves.values()) + sum(getattr(self, e) for e in ENTRIES)
+
+    @property
+    def unexplained(self) -> float:
+        return self.seed - self.explained
+
+    @property
+    def unexplained_share(self) -> float:
+        """|unexplained| relative to the sum of absolute relevance."""
+        return abs(self.unexplained) / self.scale if self.scale else abs(self.unexplained)
+
+    @property
+    def balanced(self) -> bool:
+        return not self.conserving or self.unexplained_share <= self.tolerance
+
+    def rows(self) -> list[tuple[str, float]]:
+        rows = [("seed", self.seed)]
+        rows += [(f"input {name}", value) for name, value in self.inputs.items()]
+        rows += [(f"leaf {name}", value) for name, value in self.leaves.items()]
+        rows += [(_WORDS[e], getattr(self, e)) for e in ENTRIES]
+        return [*rows, ("unexplained", self.unexplained)]
+
+    def __str__(self) -> str:
+        if not self.conserving:
+            return "audit: a gradient method; its map is not relevance and nothing is conserved"
+        rows = self.rows()
+        width = max(len(name) for name, _ in rows)
+        base = abs(self.seed) or 1.0
+        lines = [f"{name:<{width}}  {value:>12.5g}  {value / base:>8.2%}" for name, value in rows]
+        verdict = "balanced" if self.balanced else "NOT BALANCED"
+        lines.append(f"{verdict}: unexplained is {self.unexplained_share:.1e} of the absolute relevance "
+                     f"(tolerated {self.tolerance:.0e})")  # fmt: skip
+        lines += [f"cut: {path or '(model)'}.{name}" for path, name in self.cuts]
+        lines += [f"native gradient by request: {name}" for name in self.native]
+        lines += [f"worst site: {name}  {value:+.3g}" for name, value in self.sites[:5]]
+        return "\n".join(lines)

@@ -1,0 +1,63 @@
+"""The result: relevance, the output it explains, and the books."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from relprop.explain.audit import Audit
+from relprop.plan import Plan
+
+
+@dataclass
+class Explanation:
+    """How much every entry of the input contributed.
+
+    relevance  in the structure of the explained inputs: a tensor for one input, else a dict by name (position or
+               keyword). For token ids: relevance at the embedding, [batch, tokens, width]
+    output     the model's output, detached
+    target     what was explained
+    audit      where the relevance went
+    layers     relevance at the outputs of the modules asked for, by path; a list where a module ran several times
+    leaves     relevance at further leaves, such as position embeddings
+    plan       which rule each site got, and why
+    """
+
+    relevance: Any
+    output: Any
+    target: Any
+    audit: Audit
+    plan: Plan
+    layers: dict[str, Any] = field(default_factory=dict)
+    leaves: dict[str, Tensor] = field(default_factory=dict)
+    inputs: Any = None
+
+    def per_token(self) -> Any:
+        """Relevance of tokens: summed over the embedding's width."""
+        if isinstance(self.relevance, dict):
+            return {k: v.sum(-1) for k, v in self.relevance.items()}
+        return self.relevance.sum(-1)
+
+    def show(self, **options: Any) -> Any:
+        """Draw it: in a notebook, or in a window."""
+        from relprop import render
+
+        return render.show(self, **options)
+
+    def save(self, path: str | Path, **options: Any) -> Path:
+        """Draw it into a file: .png, .svg, .pdf."""
+        from relprop import render
+
+        return render.save(self, path, **options)
+
+    def to_html(self, path: str | Path, **options: Any) -> Path:
+        """Write a self-contained page."""
+        from relprop import render
+
+        return render.to_html(self, path, **options)
+
+    def __str__(self) -> str:
+        return f"Explanation of target {self.target} by {self.plan.composite}\n{self.audit}"

@@ -1,0 +1,53 @@
+"""The explained inputs: every floating tensor among the arguments, and the embeddings of integer ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop.errors import InputError
+
+Visit = Callable[[str, Tensor], Any]
+
+
+def rebuild(value: Any, name: str, visit: Visit) -> Any:
+    """`value` with every tensor in nested lists, tuples and dicts replaced by `visit(name, tensor)`."""
+    if isinstance(value, Tensor):
+        return visit(name, value)
+    if isinstance(value, tuple):
+        items = [rebuild(v, f"{name}.{i}", visit) for i, v in enumerate(value)]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [rebuild(v, f"{name}.{i}", visit) for i, v in enumerate(value)]
+    if type(value) is dict or (isinstance(value, Mapping) and hasattr(value, "items") and not hasattr(value, "to_tuple")):
+        items = {k: rebuild(v, f"{name}.{k}", visit) for k, v in value.items()}
+        return items if type(value) is dict else _like_mapping(value, items)
+    return value
+
+
+def _like_mapping(value: Any, items: dict[Any, Any]) -> Any:
+    try:
+        return type(value)(items)
+    except TypeError:
+        return items
+
+
+def names(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    yield from ((str(i), a) for i, a in enumerate(args))
+    yield from kwargs.items()
+
+
+def check_finite(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raise for NaN or infinity among the inputs."""
+
+    def visit(name: str, tensor: Tensor) -> Tensor:
+        if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise InputError(f"input {name} holds {bad} entries that are NaN or infinite: clean it before explaining")
+        return tensor
+
+    for name, value in names(args, kwargs):
+        rebuild(value, name, visit)

@@ -1,0 +1,191 @@
+"""What is explained: from the model's output and a target to a tensor and the modified gradient at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop.errors import InputError
+from relprop.numerics import nonzero
+
+Target = Any
+
+
+@dataclass
+class Seed:
+    """The explained tensor, the modified gradient `g` at it (the relevance there is `tensor * g`), and a description."""
+
+    tensor: Tensor
+    g: Tensor
+    target: Any
+    note: str | None = None
+
+
+def explicit(target: Target, seed: Any) -> bool:
+    """Whether relevance is given entry by entry, so that it may stand on zeros."""
+    return isinstance(seed, Tensor) or (isinstance(target, Tensor) and target.is_floating_point())
+
+
+def main_output(output: Any) -> Tensor:
+    """The tensor that a model's output is mostly about: itself, its logits, or its first floating tensor."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        for key in ("logits", "out", "pred", "prediction"):
+            if isinstance(output.get(key), Tensor):
+                return output[key]
+        values: Any = output.values()
+    elif isinstance(output, (list, tuple)):
+        values = output
+    else:
+        logits = getattr(output, "logits", None)
+        if isinstance(logits, Tensor):
+            return logits
+        values = vars(output).values() if hasattr(output, "__dict__") else ()
+    for value in values:
+        try:
+            return main_output(value)
+        except InputError:
+            continue
+    raise InputError(
+        f"the model's output ({type(output).__name__}) holds no floating tensor: give target= as a callable that "
+        "takes the output and returns the tensor to explain"
+    )
+
+
+def make_seed(
+    output: Any, target: Target, seed: Any, head: Callable[[Tensor], Tensor | None], chosen: Any = None
+) -> Seed:
+    """The seed for any form of target.
+
+    head     finds the logits before a final softmax or sigmoid
+    chosen   what a callable target made of the output
+    """
+    if isinstance(seed, str) and seed not in ("value", "one"):
+        raise InputError(f'seed must be "value", "one" or a tensor, got {seed!r}')
+    if callable(target) and not isinstance(target, Tensor):
+        value = chosen
+        if not isinstance(value, Tensor):
+            raise InputError(f"the target's function returned {type(value).__name__}; it must return a tensor")
+        return Seed(value, _gradient(value, torch.ones_like(value, dtype=torch.bool), seed), target)
+    tensor = main_output(output)
+    note = None
+    if isinstance(target, Tensor) and target.is_floating_point():
+        if target.shape != tensor.shape:
+            raise InputError(
+                f"a relevance given as target must have the output's shape {tuple(tensor.shape)}, "
+                f"got {tuple(target.shape)}"
+            )
+        relevance = target.detach().to(tensor.dtype)
+        return Seed(tensor, relevance / nonzero(tensor.detach()), "relevance")
+    logits = head(tensor)
+    if logits is not None and logits.shape == tensor.shape:
+        tensor, note = logits, "the output is a softmax or sigmoid: its logit is explained"
+    mask, described = _mask(tensor, target)
+    return Seed(tensor, _gradient(tensor, mask, seed, whole=_is_mask(target)), described, note)
+
+
+def _is_mask(target: Target) -> bool:
+    return isinstance(target, Tensor) and target.dtype == torch.bool
+
+
+def _gradient(tensor: Tensor, mask: Tensor, seed: Any, whole: bool = False) -> Tensor:
+    """The modified gradient that puts the seed's relevance on the masked entries."""
+    values = tensor.detach()
+    if isinstance(seed, Tensor):
+        relevance = torch.zeros_like(values)
+        try:
+            relevance[mask] = seed.detach().to(values.dtype).expand(int(mask.sum())).reshape(-1) \
+                if seed.numel() == 1 else seed.detach().to(values.dtype).reshape(-1)  # fmt: skip
+        except RuntimeError:
+            raise InputError(
+                f"a seed must have one entry for each explained value ({int(mask.sum())}), got {tuple(seed.shape)}"
+            ) from None
+        return relevance / nonzero(values)
+    if seed == "value":
+        return mask.to(values.dtype)
+    if whole:
+        total = torch.where(mask, values, 0.0)
+        dims = tuple(range(1, values.ndim)) if values.ndim > 1 else (0,)
+        total = total.sum(dims, keepdim=True)
+        return mask.to(values.dtype) / nonzero(total)
+    return torch.where(mask, 1.0 / nonzero(values), 0.0)
+
+
+def _mask(tensor: Tensor, target: Target) -> tuple[Tensor, Any]:
+    """Which entries of the output are explained."""
+    mask = torch.zeros(tensor.shape, dtype=torch.bool, device=tensor.device)
+    shape = tuple(tensor.shape)
+    if target is None:
+        if tensor.ndim == 2:
+            target = tensor.detach().argmax(1)
+        elif tensor.ndim == 0:
+            return torch.ones_like(mask), None
+        elif tensor.ndim == 1:
+            return torch.ones_like(mask), None
+        else:
+            raise InputError(
+                f"the output has shape {shape}: say what to explain, for example target=(position, class), "
+                "a mask of that shape, or a callable on the output"
+            )
+    if isinstance(target, bool):
+        raise InputError("target must not be a bool; give an index, a tuple, a tensor or a callable")
+    if isinstance(target, int):
+        return _single(mask, target, shape), target
+    if isinstance(target, Tensor):
+        return _by_tensor(mask, target, shape), target
+    if isinstance(target, list) and all(isinstance(t, int) for t in target):
+        tensor_target = torch.tensor(target, device=tensor.device)
+        return _by_tensor(mask, tensor_target, shape), tensor_target
+    if isinstance(target, (tuple, list)):
+        index = tuple(target)
+        index = index if len(index) == len(shape) and len(shape) < 2 else (slice(None), *index)
+        try:
+            mask[index] = True
+        except (IndexError, TypeError, ValueError) as error:
+            raise InputError(f"target {target!r} does not index an output of shape {shape} (after the batch): {error}") \
+                from None  # fmt: skip
+        return mask, target
+    if isinstance(target, slice):
+        mask[:, target] = True
+        return mask, target
+    raise InputError(f"target of type {type(target).__name__} is not understood; see LRP.explain for its forms")
+
+
+def _single(mask: Tensor, target: int, shape: tuple[int, ...]) -> Tensor:
+    if len(shape) > 2:
+        raise InputError(f"the output has shape {shape}: a single index is ambiguous, give a tuple such as (-1, {target})")
+    if not shape:
+        if target != 0:
+            raise InputError(f"target {target} is out of range: the output is a single value")
+        mask.fill_(True)
+        return mask
+    size = shape[-1]
+    if not -size <= target < size:
+        raise InputError(f"target {target} is out of range: the output has {size} entries (shape {shape})")
+    mask[..., target] = True
+    return mask
+
+
+def _by_tensor(mask: Tensor, target: Tensor, shape: tuple[int, ...]) -> Tensor:
+    target = target.to(mask.device)
+    if target.dtype == torch.bool:
+        if tuple(target.shape) != shape and tuple(target.shape) != shape[1:]:
+            raise InputError(f"a mask must have the output's shape {shape}, got {tuple(target.shape)}")
+        return mask | target
+    if target.ndim == 0:
+        return _single(mask, int(target), shape)
+    if len(shape) != 2 or tuple(target.shape) != shape[:1]:
+        raise InputError(
+            f"a tensor of class indices must hold one for each of the {shape[0] if shape else 0} samples of an output "
+            f"of shape (samples, classes), got {tuple(target.shape)} for an output of shape {shape}"
+        )
+    if bool(((target < -shape[1]) | (target >= shape[1])).any()):
+        raise InputError(f"target {target.tolist()} is out of range: the output has {shape[1]} classes")
+    rows = torch.arange(shape[0], device=mask.device)
+    mask[rows, target] = True
+    return mask

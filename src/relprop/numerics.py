@@ -1,0 +1,95 @@
+"""Small numerical helpers that every rule shares. Imports torch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from relprop.errors import RuleError
+
+#: What a zero is replaced by where relevance must stand on it (see `nonzero`).
+TAU = 2.0**-40
+
+
+def nonzero(a: Tensor) -> Tensor:
+    """`a` with its exact zeros replaced by `TAU`: relevance `a * g` can then stand on a zero as `g = R / TAU`."""
+    return torch.where(a == 0, TAU, a)
+
+
+def sign(z: Tensor) -> Tensor:
+    """The sign with sign(0) = +1, as every denominator of LRP wants it."""
+    return torch.where(z < 0, -1.0, 1.0).to(z.dtype)
+
+
+def positive(t: Tensor) -> Tensor:
+    return t.clamp(min=0)
+
+
+def negative(t: Tensor) -> Tensor:
+    return t.clamp(max=0)
+
+
+def dot(x: Tensor, y: Tensor) -> Tensor:
+    """Sum of products as a scalar tensor that stays on the device."""
+    if x.shape != y.shape:
+        x, y = torch.broadcast_tensors(x, y)
+    if x.is_complex() or y.is_complex():
+        return (x.conj() * y).real.sum()
+    if x.dtype != y.dtype or x.dtype in (torch.float16, torch.bfloat16):
+        x, y = x.float(), y.float()
+    return torch.dot(x.reshape(-1), y.reshape(-1))
+
+
+def reduce_to(g: Tensor, shape: torch.Size) -> Tensor:
+    """Sum a broadcast gradient back to `shape`."""
+    return g if g.shape == shape else g.sum_to_size(shape)
+
+
+@dataclass(frozen=True)
+class Stabilizer:
+    r"""Keep a denominator away from zero.
+
+    default:      z + eps sign(z)
+    `clip`:       sign(z) max(|z|, eps)
+    `norm_scale`: eps is multiplied by the root mean square of z over all dimensions but the first
+
+    sign(0) is +1. [zennit's Stabilizer has the same three forms]
+    """
+
+    epsilon: float = 1e-6
+    clip: bool = False
+    norm_scale: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.epsilon >= 0:
+            raise RuleError(f"epsilon must be >= 0, got {self.epsilon}")
+
+    def __call__(self, z: Tensor) -> Tensor:
+        eps: float | Tensor = self.epsilon
+        if self.norm_scale:
+            dims = tuple(range(1, z.ndim)) or (0,)
+            eps = eps * z.square().mean(dims, keepdim=True).sqrt()
+        if self.clip:
+            return sign(z) * z.abs().clamp(min=eps)
+        if isinstance(eps, float) and eps == 0.0:
+            return z
+        return z + sign(z) * eps
+
+
+Epsilons = float | Stabilizer | Callable[[Tensor], Tensor]
+
+
+def stabiliser(epsilon: Epsilons) -> Callable[[Tensor], Tensor]:
+    """The function that `epsilon` stands for: a number, a `Stabilizer` or any callable on the denominator."""
+    if callable(epsilon):
+        return epsilon
+    return Stabilizer(float(epsilon))
+
+
+def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """`numerator / denominator`, and 0 where the denominator is exactly 0 (an empty sum carries nothing)."""
+    empty = denominator == 0
+    return torch.where(empty, 0.0, numerator / torch.where(empty, 1.0, denominator))

@@ -1,0 +1,14 @@
+"""What a torch call is: the table from torch functions to operations, one file a family."""
+
+from relprop.ops import elementwise, linear, norm, pool, product, softmax, structure
+from relprop.ops.base import Books as Books
+from relprop.ops.base import Call as Call
+from relprop.ops.base import Expansion as Expansion
+from relprop.ops.base import Fact as Fact
+from relprop.ops.base import Native as Native
+from relprop.ops.base import Op as Op
+from relprop.ops.linear import LinearMap as LinearMap
+from relprop.ops.table import TABLE as TABLE
+from relprop.ops.table import op as op
+
+FILES = (elementwise, linear, norm, pool, product, softmax, structure)

@@ -1,0 +1,133 @@
+"""What a torch call is, as far as relevance is concerned.
+
+A call is parsed into an `Op` (it takes a rule), a `Native` (its gradient already is LRP-0) or an `Expansion` (it is
+rewritten into calls that are parsed in turn). None of them knows about autograd or about rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+Share = Callable[[Tensor], Tensor]
+"""From the gradient `g` at the output to the relevance that a call's constants absorb."""
+
+
+class Books(Protocol):
+    """Where a rule writes down the relevance that does not reach an operand."""
+
+    def add(self, entry: str, amount: Tensor) -> None: ...
+
+
+class Fact:
+    """What is known about one tensor without looking at its values.
+
+    nonneg    no entry is negative
+    stem      the tensors it was made from by elementwise calls, nearest first
+    chained   a call without degree stands in that stem: it is attached to `stem[0]` by one identity node
+    inverse   it is a negative power (one over a standard deviation): a constant in products
+    power     only affine calls and powers stand in its stem
+    gate      it came from a sigmoid or softmax
+    """
+
+    __slots__ = ("chained", "exponent", "gate", "inverse", "nonneg", "pad", "power", "producer", "stem", "total")
+
+    def __init__(self) -> None:
+        self.nonneg = False
+        self.stem: tuple[Any, ...] = ()
+        self.chained = False
+        self.inverse = False
+        self.power = True
+        self.gate: str | None = None
+        self.pad: Callable[[Tensor], Tensor] | None = None
+        self.producer: Any = None
+        self.exponent = False
+        self.total: tuple[Any, tuple[int, ...]] | None = None
+
+
+class Op:
+    """One call that takes a rule.
+
+    family    the rule method that serves it: `rule.<family>(op, ...)`
+    kind      the word that `Kind(...)` selects it by
+    """
+
+    family: ClassVar[str]
+    kind: str
+
+    #: Set by the parser and taken away by the recorder, so that no op keeps an activation alive.
+    operands: tuple[Tensor, ...] = ()
+    run: Callable[[], Any] | None = None
+    #: Facts about the output, for calls that follow.
+    fact: Fact | None = None
+    #: Relevance may stand on zeros here (a rule above gives relevance to zeros).
+    carrying: bool = False
+
+    def take(self) -> tuple[tuple[Tensor, ...], Callable[[], Any]]:
+        operands, run = self.operands, self.run
+        self.operands, self.run = (), None
+        assert run is not None
+        return operands, run
+
+    def pull(
+        self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor], gs: Sequence[Tensor], books: Books
+    ) -> tuple[Tensor | None, ...]:
+        """The modified gradients of the operands. The default asks the rule's method named `family`."""
+        return getattr(rule, self.family)(self, operands, outputs[0], gs[0], books)
+
+
+class Native:
+    """A call that runs as it is: its own gradient carries the relevance.
+
+    share     the relevance that its constants absorb, from the gradient at the output
+    form      what the carrying form has to do: "move" nothing, "scale" pass relevance element by element,
+              "reduce" stabilise a sum
+    """
+
+    __slots__ = ("fact", "form", "operands", "run", "share")
+
+    def __init__(
+        self,
+        *,
+        form: str = "move",
+        share: Share | None = None,
+        fact: Fact | None = None,
+        run: Callable[[], Any] | None = None,
+        operands: tuple[Tensor, ...] = (),
+    ) -> None:
+        self.form, self.share, self.fact, self.run, self.operands = form, share, fact, run, operands
+
+
+class Expansion:
+    """A call that is carried out by other torch calls, which are parsed one by one."""
+
+    __slots__ = ("run",)
+
+    def __init__(self, run: Callable[[], Any]) -> None:
+        self.run = run
+
+
+class Call(Protocol):
+    """What a parser is given: the call, and what is known about its tensors."""
+
+    func: Callable[..., Any]
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def depends(self, value: Any) -> bool: ...
+    def fact(self, tensor: Tensor) -> Fact | None: ...
+    def bind(self, names: str, **defaults: Any) -> list[Any]: ...
+    def run(self) -> Any: ...
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """The values of a tensor, cut off from the graph."""
+    return tensor.detach()
+
+
+def is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)

@@ -1,0 +1,446 @@
+"""Linear maps: `z = A a + b` with constant `A`, in four kinds: conv, linear, bilinear's halves and scale.
+
+A map offers `apply(a, w, b)` and `transpose(s, w, a)` for any weights of its shape, so every rule is written once for
+all of them. `w` is what the rules modify (its signs, its square, ones).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from relprop.ops.base import Call, Native, Op
+from relprop.ops.table import op
+
+
+class LinearMap(Op):
+    """A call `z = A(w) a + b`.
+
+    weight, bias   constants; `bias` broadcasts against `z` (see `shaped_bias`), or is None
+    nonneg         `a` is known to have no negative entry
+    pad            `a` is a constant zero pad of another tensor: maps a tensor of `a`'s shape to itself with zeros on
+                   the pad, so that rules which give relevance to zeros leave none there
+    sources        number of batch dimensions over which constants of the shape may be shared
+    """
+
+    family = "linear"
+    kind = "linear"
+    weight: Tensor
+    bias: Tensor | None = None
+    nonneg: bool = False
+    pad: Callable[[Tensor], Tensor] | None = None
+
+    def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def transpose(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
+        """`A(w)^T s` in the shape of `a` (whose values do not matter)."""
+        with torch.enable_grad():
+            leaf = torch.zeros_like(a).requires_grad_()
+            z = self.apply(leaf, w)
+        return torch.autograd.grad(z, leaf, s, create_graph=torch.is_grad_enabled())[0]
+
+    def shaped_bias(self, b: Tensor) -> Tensor:
+        """`b` in a shape that broadcasts against `z`."""
+        return b
+
+    def bias_share(self, s: Tensor, b: Tensor) -> Tensor:
+        """`sum(b * s)` over all outputs."""
+        return (s * self.shaped_bias(b)).sum()
+
+    def sample(self, a: Tensor) -> Tensor:
+        """One item of `a`'s batch: constants that depend on the shape alone are made for it and broadcast."""
+        return a
+
+    def support(self, a: Tensor) -> Tensor:
+        """`a` with zeros on the constant pad it came from, if any."""
+        return a if self.pad is None else self.pad(a)
+
+    def scaled(self, scale: Tensor, shift: Tensor) -> LinearMap | None:
+        """This map followed by `scale * z + shift` per output channel, or None where that is no such map."""
+        return None
+
+    def channels(self, z: Tensor) -> int | None:
+        """Which dimension of `z` holds the output channels."""
+        return None
+
+    def fan_in(self, a: Tensor) -> Tensor:
+        """How many real entries of `a` each output is connected to, shaped to broadcast against `z`."""
+        return self.apply(self.support(torch.ones_like(self.sample(a))), torch.ones_like(self.weight))
+
+    def pull(
+        self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor], gs: Sequence[Tensor], books: Any
+    ) -> tuple[Tensor | None, ...]:
+        return (rule.linear(self, operands[0], outputs[0], gs[0], books),)
+
+
+class Dense(LinearMap):
+    """`F.linear`: `z = a w^T + b` over the last dimension."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+
+    def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        return F.linear(a, w, b)
+
+    def transpose(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
+        return s.matmul(w) if w.ndim == 2 else s.unsqueeze(-1) * w
+
+    def bias_share(self, s: Tensor, b: Tensor) -> Tensor:
+        return s.reshape(-1, s.shape[-1]).sum(0).mul(b).sum() if b.ndim == 1 else (s * b).sum()
+
+    def sample(self, a: Tensor) -> Tensor:
+        return a.reshape(-1, a.shape[-1])[:1].reshape((1,) * (a.ndim - 1) + a.shape[-1:]) if a.numel() else a
+
+    def scaled(self, scale: Tensor, shift: Tensor) -> LinearMap | None:
+        if self.weight.ndim != 2:
+            return None
+        bias = shift if self.bias is None else self.bias * scale + shift
+        return _like(self, Dense(self.weight * scale[:, None], bias))
+
+    def channels(self, z: Tensor) -> int | None:
+        return z.ndim - 1
+
+
+class Conv(LinearMap):
+    """A convolution of 1 to 3 dimensions, transposed or not, with numeric padding."""
+
+    kind = "conv"
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: list[int],
+        padding: list[int],
+        dilation: list[int],
+        transposed: bool,
+        output_padding: list[int],
+        groups: int,
+    ) -> None:
+        self.weight, self.bias = weight, bias
+        self.geometry = (stride, padding, dilation, transposed, output_padding, groups)
+
+    @property
+    def groups(self) -> int:
+        return self.geometry[5]
+
+    @property
+    def transposed(self) -> bool:
+        return self.geometry[3]
+
+    @property
+    def rank(self) -> int:
+        return self.weight.ndim - 2
+
+    def _batched(self, a: Tensor) -> Tensor:
+        return a if a.ndim == self.weight.ndim else a.unsqueeze(0)
+
+    def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        z = torch.convolution(self._batched(a), w, b, *self.geometry)
+        return z if a.ndim == self.weight.ndim else z.squeeze(0)
+
+    def transpose(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
+        single = a.ndim != self.weight.ndim
+        r = torch.ops.aten.convolution_backward(
+            self._batched(s), self._batched(a), w, None, *self.geometry, [True, False, False]
+        )[0]
+        return r.squeeze(0) if single else r
+
+    def shaped_bias(self, b: Tensor) -> Tensor:
+        return b.reshape(-1, *(1,) * self.rank)
+
+    def bias_share(self, s: Tensor, b: Tensor) -> Tensor:
+        s = self._batched(s)
+        return s.sum([0, *range(2, s.ndim)]).mul(b).sum()
+
+    def sample(self, a: Tensor) -> Tensor:
+        return a[:1] if a.ndim == self.weight.ndim else a
+
+    def scaled(self, scale: Tensor, shift: Tensor) -> LinearMap | None:
+        bias = shift if self.bias is None else self.bias * scale + shift
+        ones = (1,) * self.rank
+        if self.transposed:
+            w = self.weight.unflatten(0, (self.groups, -1)) * scale.reshape(self.groups, 1, -1, *ones)
+            w = w.flatten(0, 1)
+        else:
+            w = self.weight * scale.reshape(-1, 1, *ones)
+        return _like(self, Conv(w, bias, *self.geometry))
+
+    def channels(self, z: Tensor) -> int | None:
+        return z.ndim - 1 - self.rank
+
+    def fan_in(self, a: Tensor) -> Tensor:
+        """All channels of a group are alike: count with one output channel a group."""
+        one = torch.ones_like(self.sample(a))
+        if self.transposed:
+            w = torch.ones_like(self.weight[:, :1])
+            count = self.apply_grouped(self.support(one), w)
+            return count.repeat_interleave(self.weight.shape[1], self.channels(count) or 0)
+        w = torch.ones_like(self.weight[: self.groups])
+        count = self.apply_grouped(self.support(one), w)
+        return count.repeat_interleave(self.weight.shape[0] // self.groups, self.channels(count) or 0)
+
+    def apply_grouped(self, a: Tensor, w: Tensor) -> Tensor:
+        return self.apply(a, w)
+
+
+class Matmul(LinearMap):
+    """`a @ w` or `w @ a` against a constant, with broadcasting, vectors and an additive constant."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, left: bool) -> None:
+        self.weight, self.bias, self.left = weight, bias, left
+
+    def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        z = torch.matmul(w, a) if self.left else torch.matmul(a, w)
+        return z if b is None else z + b
+
+    def transpose(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
+        if a.ndim < 2 or w.ndim < 2:
+            return super().transpose(s, w, a)
+        r = torch.matmul(w.mT, s) if self.left else torch.matmul(s, w.mT)
+        return r if r.shape == a.shape else r.sum_to_size(a.shape)
+
+
+class Einsum(LinearMap):
+    """`torch.einsum` (or a bilinear layer, a dot product, ...) in which one operand alone depends on the input."""
+
+    def __init__(self, weight: Tensor, form: Callable[[Tensor, Tensor], Tensor], bias: Tensor | None = None) -> None:
+        self.weight, self.form, self.bias = weight, form, bias
+
+    def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        z = self.form(a, w)
+        return z if b is None else z + b
+
+
+class Scale(LinearMap):
+    """`z = w a + b`, element by element: batch norm on fixed statistics, a layer's scale, a constant factor."""
+
+    kind = "scale"
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+
+    def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        z = a * w
+        return z if b is None else z + b
+
+    def transpose(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
+        r = s * w
+        return r if r.shape == a.shape else r.sum_to_size(a.shape)
+
+
+def _like(old: LinearMap, new: LinearMap) -> LinearMap:
+    new.nonneg, new.pad, new.carrying = old.nonneg, old.pad, old.carrying
+    return new
+
+
+def _map(call: Call, a: Tensor, made: LinearMap) -> LinearMap:
+    fact = call.fact(a)
+    if fact is not None:
+        made.nonneg, made.pad = fact.nonneg, fact.pad
+    made.operands, made.run = (a,), call.run
+    return made
+
+
+def _constant(call: Call, value: Any) -> Any:
+    return value if value is None or not call.depends(value) else None
+
+
+@op("linear")
+def linear(call: Call) -> Op | Native:
+    a, w, b = call.bind("input weight bias", bias=None)
+    if call.depends(w) or call.depends(b):
+        from relprop.ops.product import dependent_linear
+
+        return dependent_linear(call, a, w, b)
+    return _map(call, a, Dense(w, b))
+
+
+_CONVS = {f"conv{n}d": (n, False) for n in (1, 2, 3)} | {f"conv_transpose{n}d": (n, True) for n in (1, 2, 3)}
+
+
+def _tuple(value: Any, n: int) -> list[int]:
+    return [int(value)] * n if isinstance(value, int) else [int(v) for v in value] * (n if len(value) == 1 else 1)
+
+
+@op(*_CONVS)
+def conv(call: Call) -> Op | Native:
+    n, transposed = _CONVS[call.name]
+    if transposed:
+        a, w, b, stride, padding, output_padding, groups, dilation = call.bind(
+            "input weight bias stride padding output_padding groups dilation",
+            bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1,
+        )  # fmt: skip
+    else:
+        a, w, b, stride, padding, dilation, groups = call.bind(
+            "input weight bias stride padding dilation groups", bias=None, stride=1, padding=0, dilation=1, groups=1
+        )
+        output_padding = 0
+    if call.depends(w) or call.depends(b):
+        from relprop.ops.product import dependent_conv
+
+        return dependent_conv(call, a, w, b)
+    stride, dilation = _tuple(stride, n), _tuple(dilation, n)
+    made: LinearMap
+    if isinstance(padding, str):
+        numeric = _same_padding(padding, list(w.shape[2:]), dilation)
+        if numeric is None:
+            made = Einsum(w, _uneven(call.func, padding, dilation, groups), _shaped(b, n))
+            made.kind = "conv"
+            return _map(call, a, made)
+        padding = numeric
+    made = Conv(w, b, stride, _tuple(padding, n), dilation, transposed, _tuple(output_padding, n), groups)
+    return _map(call, a, made)
+
+
+def _shaped(b: Tensor | None, n: int) -> Tensor | None:
+    return None if b is None else b.reshape(-1, *(1,) * n)
+
+
+def _same_padding(padding: str, kernel: list[int], dilation: list[int]) -> list[int] | None:
+    """The symmetric padding that a string stands for, or None where "same" pads one side more."""
+    if padding == "valid":
+        return [0] * len(kernel)
+    total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+    return None if any(t % 2 for t in total) else [t // 2 for t in total]
+
+
+def _uneven(func: Any, padding: str, dilation: list[int], groups: int) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda a, w: func(a, w, None, 1, padding, dilation, groups)
+
+
+@op("matmul", "mm", "bmm", "mv", "rmatmul")
+def matmul(call: Call) -> Op | Native:
+    x, y = call.bind("input other", **({"other": None} if call.name != "matmul" else {}))
+    if y is None:
+        y = call.kwargs.get("mat2", call.kwargs.get("vec"))
+    if call.name == "rmatmul":
+        x, y = y, x
+    return _matmul(call, x, y, None)
+
+
+def _matmul(call: Call, x: Tensor, y: Tensor, bias: Tensor | None) -> Op | Native:
+    if call.depends(x) and call.depends(y):
+        from relprop.ops.product import product_of
+
+        return product_of(call, x, y, torch.matmul, bias)
+    if call.depends(x):
+        return _map(call, x, Matmul(y, bias, left=False))
+    return _map(call, y, Matmul(x, bias, left=True))
+
+
+@op("dot", "inner", "vdot")
+def dot(call: Call) -> Op | Native:
+    x, y = call.bind("input other", other=call.kwargs.get("tensor"))
+    form = torch.inner
+    if call.depends(x) and call.depends(y):
+        from relprop.ops.product import product_of
+
+        return product_of(call, x, y, form, None)
+    if call.depends(x):
+        return _map(call, x, Einsum(y, form))
+    return _map(call, y, Einsum(x, lambda a, w: form(w, a)))
+
+
+@op("addmm", "baddbmm", "addmv", "addbmm")
+def addmm(call: Call) -> Op | Native:
+    base, x, y, beta, alpha = call.bind(
+        "input mat1 mat2 beta alpha",
+        mat1=call.kwargs.get("batch1", call.kwargs.get("mat")),
+        mat2=call.kwargs.get("batch2", call.kwargs.get("vec")),
+        beta=1,
+        alpha=1,
+    )
+    if not call.depends(base) and call.name != "addbmm":
+        bias = base * beta if beta != 1 else base
+        if call.depends(x) and call.depends(y):
+            return _matmul(call, x, y, bias)
+        if call.depends(x):
+            return _matmul(call, x, y * alpha if alpha != 1 else y, bias)
+        return _matmul(call, x * alpha if alpha != 1 else x, y, bias)
+    from relprop.ops.base import Expansion
+
+    if call.name == "addbmm":
+        return Expansion(lambda: base * beta + torch.bmm(x, y).sum(0) * alpha)
+    return Expansion(lambda: base * beta + torch.matmul(x, y) * alpha)
+
+
+@op("einsum")
+def einsum(call: Call) -> Op | Native:
+    equation, *operands = call.args
+    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+        operands = list(operands[0])
+    if not isinstance(equation, str):
+        from relprop.ops.base import Expansion
+
+        return Expansion(lambda: torch.einsum(*_sublists(equation, operands)))
+    from relprop.ops.product import einsum_product
+
+    moving = [i for i, x in enumerate(operands) if call.depends(x)]
+    if len(moving) > 1:
+        return einsum_product(call, equation, operands, moving)
+    at = moving[0]
+    if len(operands) == 1:
+        return Native(form="reduce")
+    if len(operands) == 2:
+        other = operands[1 - at]
+        if at == 0:
+            return _map(call, operands[0], Einsum(other, lambda a, w: torch.einsum(equation, a, w)))
+        return _map(call, operands[1], Einsum(other, lambda a, w: torch.einsum(equation, w, a)))
+    fixed = [x for i, x in enumerate(operands) if i != at]
+    return _map(call, operands[at], _many(equation, fixed, at))
+
+
+def _many(equation: str, fixed: list[Tensor], at: int) -> Einsum:
+    """Several constants: their product is the map's weight, so that rules see the signs of the whole entry."""
+    left, _, out = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    rest = [t for i, t in enumerate(terms) if i != at]
+    letters = "".join(dict.fromkeys("".join(rest)))
+    weight = torch.einsum(",".join(rest) + "->" + letters, *fixed)
+    joined = f"{terms[at]},{letters}->{out}"
+    return Einsum(weight, lambda a, w: torch.einsum(joined, a, w))
+
+
+def _sublists(first: Tensor, rest: Sequence[Any]) -> list[Any]:
+    """The `einsum(tensor, [0, 1], tensor, [1, 2], [0, 2])` form written as an equation."""
+    items = [first, *rest]
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    spell = lambda axes: "".join("..." if x is ... else letters[x] for x in axes)  # noqa: E731
+    tensors, axes = items[: len(items) // 2 * 2 : 2], items[1::2]
+    equation = ",".join(spell(x) for x in axes[: len(tensors)])
+    if len(items) % 2:
+        equation += "->" + spell(items[-1])
+    return [equation, *tensors]
+
+
+@op("tensordot")
+def tensordot(call: Call) -> Op | Native:
+    x, y, dims = call.bind("a b dims", dims=2)
+    form = lambda a, w: torch.tensordot(a, w, dims)  # noqa: E731
+    if call.depends(x) and call.depends(y):
+        from relprop.ops.product import product_of
+
+        return product_of(call, x, y, form, None)
+    if call.depends(x):
+        return _map(call, x, Einsum(y, form))
+    return _map(call, y, Einsum(x, lambda a, w: torch.tensordot(w, a, dims)))
+
+
+@op("bilinear")
+def bilinear(call: Call) -> Op | Native:
+    x, y, w, b = call.bind("input1 input2 weight bias", bias=None)
+    if call.depends(x) and call.depends(y):
+        from relprop.ops.product import product_of
+
+        return product_of(call, x, y, lambda u, v: F.bilinear(u, v, w), b)
+    if call.depends(x):
+        joint = torch.einsum("...j,oij->...oi", y, w)
+        return _map(call, x, Einsum(joint, lambda a, v: torch.einsum("...i,...oi->...o", a, v), b))
+    joint = torch.einsum("...i,oij->...oj", x, w)
+    return _map(call, y, Einsum(joint, lambda a, v: torch.einsum("...j,...oj->...o", a, v), b))

@@ -1,0 +1,206 @@
+"""Normalisations: layer, RMS, group, instance and local response norm, `F.normalize`, batch norm on fixed statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop.errors import ModelStateError
+from relprop.ops.base import Call, Expansion, Fact, Native, Op
+from relprop.ops.elementwise import attach
+from relprop.ops.linear import LinearMap, Scale
+from relprop.ops.table import op
+
+
+class Norm(Op):
+    """`y = (x - mean) * inv * weight + bias` where `mean` and `inv` are statistics of x over `dims`.
+
+    centred   whether the mean is subtracted
+    view      brings x into the shape in which statistics are taken over `dims` (groups), and back by `reshape`
+    """
+
+    family = "norm"
+    kind = "norm"
+
+    def __init__(
+        self,
+        dims: tuple[int, ...],
+        eps: float,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        centred: bool,
+        native: Callable[[Tensor], Tensor],
+        groups: int | None = None,
+    ) -> None:
+        self.dims, self.eps, self.weight, self.bias, self.centred = dims, eps, weight, bias, centred
+        self.native, self.groups = native, groups
+
+    def grouped(self, x: Tensor) -> Tensor:
+        return x if self.groups is None else x.reshape(x.shape[0], self.groups, -1)
+
+    def inverse_scale(self, x: Tensor) -> Tensor:
+        """One over the standard deviation (or root mean square), in the grouped shape."""
+        x = self.grouped(x)
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        if self.centred:
+            return torch.rsqrt(wide.var(self.dims, correction=0, keepdim=True) + self.eps).to(x.dtype)
+        return torch.rsqrt(wide.square().mean(self.dims, keepdim=True) + self.eps).to(x.dtype)
+
+    def pull_back(self, g: Tensor, x: Tensor) -> Tensor:
+        """The transposed map with the statistics held constant: scale, then centre."""
+        s = self.grouped(g if self.weight is None else g * self.weight)
+        s = s * self.inverse_scale(x)
+        if self.centred:
+            s = s - s.mean(self.dims, keepdim=True)
+        return s.reshape(x.shape)
+
+
+def _made(call: Call, x: Tensor, norm: Norm) -> Norm:
+    norm.operands, norm.run = (x,), call.run
+    return norm
+
+
+@op("layer_norm", "native_layer_norm")
+def layer_norm(call: Call) -> Op:
+    x, shape, weight, bias, eps = call.bind("input normalized_shape weight bias eps", weight=None, bias=None, eps=1e-5)
+    dims = tuple(range(-len(tuple(shape)), 0))
+    native = lambda u: torch.nn.functional.layer_norm(u, shape, weight, bias, eps)  # noqa: E731
+    return _made(call, x, Norm(dims, eps, weight, bias, True, native))
+
+
+@op("rms_norm")
+def rms_norm(call: Call) -> Op:
+    x, shape, weight, eps = call.bind("input normalized_shape weight eps", weight=None, eps=None)
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    dims = tuple(range(-len(tuple(shape)), 0))
+    native = lambda u: torch.nn.functional.rms_norm(u, shape, weight, eps)  # noqa: E731
+    return _made(call, x, Norm(dims, eps, weight, None, False, native))
+
+
+def _per_channel(value: Tensor | None, x: Tensor) -> Tensor | None:
+    return None if value is None else value.reshape(-1, *(1,) * (x.ndim - 2))
+
+
+@op("group_norm")
+def group_norm(call: Call) -> Op:
+    x, groups, weight, bias, eps = call.bind("input num_groups weight bias eps", weight=None, bias=None, eps=1e-5)
+    native = lambda u: torch.nn.functional.group_norm(u, groups, weight, bias, eps)  # noqa: E731
+    return _made(
+        call, x, Norm((-1,), eps, _per_channel(weight, x), _per_channel(bias, x), True, native, int(groups))
+    )
+
+
+@op("instance_norm")
+def instance_norm(call: Call) -> Op | Expansion:
+    x, mean, var, weight, bias, use_input, momentum, eps = call.bind(
+        "input running_mean running_var weight bias use_input_stats momentum eps",
+        running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5,
+    )  # fmt: skip
+    if not use_input:
+        return Expansion(lambda: torch.nn.functional.batch_norm(x, mean, var, weight, bias, False, momentum, eps))
+    native = lambda u: torch.nn.functional.instance_norm(u, None, None, weight, bias, True, momentum, eps)  # noqa: E731
+    dims = tuple(range(2 - x.ndim, 0))
+    return _made(call, x, Norm(dims, eps, _per_channel(weight, x), _per_channel(bias, x), True, native))
+
+
+@op("local_response_norm", "normalize")
+def divided(call: Call) -> Op:
+    """Divided by a norm of the input, which is a constant: relevance passes element by element."""
+    x = call.args[0] if call.args else call.kwargs["input"]
+    made = attach(call, x)
+    made.kind = "norm"
+    made.fact = Fact()
+    return made
+
+
+@op("batch_norm")
+def batch_norm(call: Call) -> Op | Native:
+    x, mean, var, weight, bias, training, _, eps = call.bind(
+        "input running_mean running_var weight bias training momentum eps",
+        running_mean=None, running_var=None, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5,
+    )  # fmt: skip
+    if training or mean is None:
+        raise ModelStateError(
+            "batch norm on the statistics of the batch: an item's relevance would depend on the others. "
+            "Call model.eval() first (a BatchNorm without running statistics cannot be explained)."
+        )
+    scale = torch.rsqrt(var + eps)
+    if weight is not None:
+        scale = scale * weight
+    shift = -mean * scale
+    if bias is not None:
+        shift = shift + bias
+    merged = _merged(call, x, scale, shift)
+    if merged is not None:
+        return merged
+    tail = (1,) * (x.ndim - 2)
+    made = Scale(scale.reshape(-1, *tail), shift.reshape(-1, *tail))
+    made.operands, made.run = (x,), call.run
+    return made
+
+
+def _merged(call: Call, z: Tensor, scale: Tensor, shift: Tensor) -> Op | None:
+    """The batch norm and the linear map that made its input as one map, if they are."""
+    fact = call.fact(z)
+    producer = fact.producer if fact is not None else None
+    if producer is None or not isinstance(producer.op, LinearMap) or producer.op.channels(z) != 1:
+        return None
+    operand = producer.operand()
+    if operand is None:
+        return None
+    made = producer.op.scaled(scale, shift)
+    if made is None:
+        return None
+    made.operands, made.run = (operand,), call.run
+    made.merged_into = producer  # type: ignore[attr-defined]
+    made.shift = shift  # type: ignore[attr-defined]
+    return made
+
+
+class Variance(Op):
+    """`var(x)`, of degree two: its native gradient counts everything twice, so half of it is the relevance."""
+
+    family = "fixed"
+    kind = "statistic"
+
+    def __init__(self, gradient: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.gradient = gradient
+
+    def pull(
+        self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor], gs: Sequence[Tensor], books: Any
+    ) -> tuple[Tensor | None, ...]:
+        return (self.gradient(operands[0], gs[0]) / 2,)
+
+
+@op("var")
+def var(call: Call) -> Op:
+    x = call.args[0] if call.args else call.kwargs["input"]
+    rest, kwargs, func = call.args[1:], {k: v for k, v in call.kwargs.items() if k != "input"}, call.func
+
+    def gradient(values: Tensor, g: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = values.detach().requires_grad_()
+            out = func(leaf, *rest, **kwargs)
+        return torch.autograd.grad(out, leaf, g)[0]
+
+    made = Variance(gradient)
+    made.operands, made.run = (x,), call.run
+    made.fact = Fact()
+    made.fact.nonneg = True
+    return made
+
+
+@op("var_mean")
+def var_mean(call: Call) -> Expansion:
+    args, kwargs = call.args, call.kwargs
+    x = args[0] if args else kwargs["input"]
+
+    def run() -> tuple[Tensor, Tensor]:
+        dim = kwargs.get("dim", args[1] if len(args) > 1 and not isinstance(args[1], bool) else None)
+        mean = x.mean(dim, keepdim=kwargs.get("keepdim", False)) if dim is not None else x.mean()
+        return torch.var(*args, **kwargs), mean
+
+    return Expansion(run)

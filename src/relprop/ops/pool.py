@@ -1,0 +1,96 @@
+"""Pooling: max (winner takes all), average, LP, unpooling; and the maxima over dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop.ops.base import Call, Expansion, Fact, Native, Op
+from relprop.ops.table import op
+
+
+class Pool(Op):
+    """A pooling call of degree one.
+
+    form    the call as a function of its input alone (values only)
+    maximum  whether one entry of a window wins
+    """
+
+    family = "pool"
+    kind = "pool"
+
+    def __init__(self, form: Callable[[Tensor], Tensor], maximum: bool, windows: Any = None) -> None:
+        self.form, self.maximum, self.windows = form, maximum, windows
+
+    def vjp(self, s: Tensor, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            y = self.form(leaf)
+        return torch.autograd.grad(y, leaf, s)[0]
+
+    def pull(
+        self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor], gs: Sequence[Tensor], books: Any
+    ) -> tuple[Tensor | None, ...]:
+        return (rule.pool(self, operands[0], outputs[0], gs[0], books),)
+
+
+def _first(call: Call) -> Tensor:
+    return call.args[0] if call.args else call.kwargs["input"]
+
+
+def _keeps(call: Call, x: Tensor) -> Fact:
+    fact, known = Fact(), call.fact(x)
+    fact.nonneg = known is not None and known.nonneg
+    return fact
+
+
+_MAX = [f"{kind}_pool{n}d" for n in (1, 2, 3) for kind in ("max", "adaptive_max")]
+_MEAN = [f"{kind}_pool{n}d" for n in (1, 2, 3) for kind in ("avg", "adaptive_avg")]
+
+
+def _pool(call: Call, maximum: bool) -> Pool:
+    x = _first(call)
+    rest = call.args[1:]
+    kwargs = {k: v for k, v in call.kwargs.items() if k != "input"}
+    func = call.func
+
+    def form(values: Tensor) -> Tensor:
+        out = func(values, *rest, **kwargs)
+        return out[0] if isinstance(out, tuple) else out
+
+    made = Pool(form, maximum, windows=(call.name, rest, kwargs))
+    made.operands, made.run, made.fact = (x,), call.run, _keeps(call, x)
+    return made
+
+
+@op(*_MAX, *[f"{name}_with_indices" for name in _MAX], "fractional_max_pool2d_with_indices",
+    "fractional_max_pool3d_with_indices", "fractional_max_pool2d", "fractional_max_pool3d")  # fmt: skip
+def max_pool(call: Call) -> Op:
+    return _pool(call, maximum=True)
+
+
+@op(*_MEAN)
+def avg_pool(call: Call) -> Op:
+    return _pool(call, maximum=False)
+
+
+@op("lp_pool1d", "lp_pool2d", "lp_pool3d")
+def lp_pool(call: Call) -> Op:
+    """A norm over windows: of degree one. The roots of zero need the explicit gradient."""
+    made = _pool(call, maximum=False)
+    made.kind = "pool"
+    return made
+
+
+@op("max", "min", "amax", "amin", "topk", "sort", "median", "kthvalue", "cummax", "cummin", "aminmax", "msort",
+    "nanmedian", "mode", "quantile", "nanquantile")  # fmt: skip
+def selected(call: Call) -> Op | Native | Expansion:
+    """Entries selected by value: routing, of degree one."""
+    x = _first(call)
+    other = call.args[1] if len(call.args) > 1 else call.kwargs.get("other")
+    if call.name in ("max", "min") and isinstance(other, Tensor) and other.is_floating_point():
+        return Expansion(lambda: (torch.maximum if call.name == "max" else torch.minimum)(x, other))
+    return Native(fact=_keeps(call, x))

@@ -1,0 +1,127 @@
+"""Products of tensors that both depend on the input, other than the elementwise one: matmul, einsum, dynamic weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop.ops.base import Call, Expansion, Fact, Native, Op
+from relprop.ops.elementwise import Product, gate_of, inverse_of
+from relprop.ops.table import op
+
+
+def _vjp(form: Callable[..., Tensor], at: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def gradient(g: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        with torch.enable_grad():
+            pair = [u.detach(), v.detach()]
+            pair[at].requires_grad_()
+            z = form(*pair)
+        return torch.autograd.grad(z, pair[at], g)[0]
+
+    return gradient
+
+
+def product_of(
+    call: Call, x: Tensor, y: Tensor, form: Callable[[Tensor, Tensor], Tensor], bias: Tensor | None
+) -> Op | Native | Expansion:
+    """`form(x, y) + bias`, linear in x and in y."""
+    if bias is not None:
+        return Expansion(lambda: form(x, y) + bias)
+    inverse = inverse_of(call, x, y)
+    if inverse is not None:
+        pair = (x.detach(), y) if inverse == 0 else (x, y.detach())
+        return Native(form="reduce", run=lambda: form(*pair), operands=(pair[1 - inverse],))
+    if form is torch.matmul and x.ndim >= 2 and y.ndim >= 2:
+        left = lambda g, u, v: torch.matmul(g, v.mT).sum_to_size(u.shape)  # noqa: E731
+        right = lambda g, u, v: torch.matmul(u.mT, g).sum_to_size(v.shape)  # noqa: E731
+        made = Product(left, right, gate_of(call, x, y))
+    else:
+        made = Product(_vjp(form, 0), _vjp(form, 1), gate_of(call, x, y))
+    made.kind = "matmul"
+    made.operands, made.run = (x, y), call.run
+    made.fact = Fact()
+    return made
+
+
+def einsum_product(call: Call, equation: str, operands: Sequence[Any], moving: list[int]) -> Op | Native | Expansion:
+    """Two or more operands depend on the input: constants are joined, three become two products."""
+    if len(operands) == 2:
+        return product_of(call, operands[0], operands[1], lambda u, v: torch.einsum(equation, u, v), None)
+    left, _, out = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if "->" not in equation:
+        letters = sorted({c for c in left if c.isalpha() and left.count(c) == 1})
+        out = "".join(letters)
+
+    def run() -> Tensor:
+        value, term = operands[0], terms[0]
+        for i in range(1, len(operands)):
+            rest = set("".join(terms[i + 1 :]) + out)
+            keep = "".join(c for c in dict.fromkeys(term + terms[i]) if c in rest and c.isalpha())
+            last = i == len(operands) - 1
+            value = torch.einsum(f"{term},{terms[i]}->{out if last else keep}", value, operands[i])
+            term = keep
+        return value
+
+    return Expansion(run)
+
+
+def dependent_linear(call: Call, a: Tensor, w: Tensor, b: Tensor | None) -> Expansion:
+    """`F.linear` whose weight depends on the input (a hyper-network)."""
+
+    def run() -> Tensor:
+        z = torch.matmul(a, w.mT if w.ndim > 1 else w)
+        return z if b is None else z + b
+
+    return Expansion(run)
+
+
+def dependent_conv(call: Call, a: Tensor, w: Tensor, b: Tensor | None) -> Op | Native | Expansion:
+    """A convolution whose kernel depends on the input (cross-correlation trackers, dynamic filters)."""
+    names = ("input", "weight", "bias")
+    rest = call.args[3:]
+    kwargs = {k: v for k, v in call.kwargs.items() if k not in names}
+    func = call.func
+    form = lambda u, v: func(u, v, None, *rest, **kwargs)  # noqa: E731
+    if b is not None:
+        tail = (1,) * (w.ndim - 2)
+        return Expansion(lambda: form(a, w) + b.reshape(-1, *tail))
+    if call.depends(a):
+        return product_of(call, a, w, form, None)
+    from relprop.ops.linear import Einsum
+
+    made = Einsum(a, lambda v, u: form(u, v))
+    made.operands, made.run = (w,), call.run
+    return made
+
+
+@op("cdist", "pairwise_distance")
+def distance(call: Call) -> Expansion | Native:
+    """A norm of a difference: of degree one, native."""
+    if call.name == "cdist":
+        return Native()
+    x, y, p, eps, keepdim = call.bind("x1 x2 p eps keepdim", p=2.0, eps=1e-6, keepdim=False)
+    return Expansion(lambda: torch.linalg.vector_norm(x - y + eps, p, -1, keepdim))
+
+
+@op("cosine_similarity")
+def cosine(call: Call) -> Expansion:
+    """A product of two directions: the lengths are constants."""
+    x, y, dim, eps = call.bind("x1 x2 dim eps", dim=1, eps=1e-8)
+
+    def run() -> Tensor:
+        u, v = torch.broadcast_tensors(x, y)
+        u = u / u.detach().norm(2, dim, keepdim=True).clamp_min(eps)
+        v = v / v.detach().norm(2, dim, keepdim=True).clamp_min(eps)
+        return (u * v).sum(dim)
+
+    return Expansion(run)
+
+
+@op("outer", "ger")
+def outer(call: Call) -> Expansion:
+    x, y = call.bind("input vec2", vec2=call.kwargs.get("other"))
+    return Expansion(lambda: x.unsqueeze(-1) * y.unsqueeze(-2))

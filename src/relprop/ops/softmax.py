@@ -1,0 +1,128 @@
+"""Softmax in all its spellings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop.numerics import dot
+from relprop.ops.base import Call, Expansion, Fact, Native, Op
+from relprop.ops.stem import chained, link
+from relprop.ops.table import op
+
+
+class Softmax(Op):
+    """`y = softmax(x)` along `dim` (log: `y = log_softmax(x)`)."""
+
+    family = "softmax"
+    kind = "softmax"
+
+    def __init__(self, dim: int | tuple[int, ...], log: bool = False, sign: float = 1.0) -> None:
+        self.dim, self.log, self.sign = dim, log, sign
+
+    def gradient(self, g: Tensor, y: Tensor) -> Tensor:
+        """The native vector-Jacobian product from the output alone."""
+        if self.log:
+            return g - y.exp() * g.sum(self.dim, keepdim=True)
+        return self.sign * y * (g - (g * y).sum(self.dim, keepdim=True))
+
+
+def _softmax(call: Call, x: Tensor, dim: int, log: bool = False, sign: float = 1.0) -> Softmax:
+    made = Softmax(dim, log, sign)
+    made.operands, made.run = (x,), call.run
+    made.fact = Fact()
+    made.fact.nonneg = not log
+    made.fact.gate = None if log else "softmax"
+    return made
+
+
+@op("softmax", "log_softmax", "_safe_softmax")
+def softmax(call: Call) -> Op:
+    x, dim = call.bind("input dim", dim=None)
+    if dim is None:
+        dim = 0 if x.ndim in (0, 1, 3) else 1
+    return _softmax(call, x, dim, log=call.name == "log_softmax")
+
+
+@op("softmin")
+def softmin(call: Call) -> Op:
+    x, dim = call.bind("input dim", dim=-1)
+    return _softmax(call, x, dim, sign=-1.0)
+
+
+def hand_softmax(call: Call, exponential: Tensor, dims: tuple[int, ...]) -> Op | Expansion:
+    """`exp(u) / sum(exp(u))`: attached to `u`."""
+    fact = call.fact(exponential)
+    root = fact.stem[0].get() if fact else None
+    if root is None:  # u is gone: the exponential's own node leads to it
+        denominator = call.bind("input other")[1].detach()
+        return Expansion(lambda: torch.div(exponential, denominator))
+    made = _softmax(call, root, 0)
+    made.dim = dims
+    return made
+
+
+@op("sum")
+def total(call: Call) -> Native:
+    """A sum; of exponentials it may be the denominator of a softmax."""
+    x, dim = call.bind("input dim", dim=None)
+    fact = Fact()
+    known = call.fact(x)
+    if known is not None:
+        fact.nonneg = known.nonneg
+        if known.exponent and chained(call, x):
+            dims = tuple(range(x.ndim)) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
+            fact.total = (link(x), dims)
+    return Native(form="reduce", fact=fact)
+
+
+class LogSumExp(Op):
+    """`y = log(sum(exp(x)))`: the native gradient weighs x by its softmax; the entropy term takes nothing."""
+
+    family = "fixed"
+    kind = "logsumexp"
+
+    def __init__(self, dim: Any, keepdim: bool) -> None:
+        self.dim, self.keepdim = dim, keepdim
+
+    def pull(
+        self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor], gs: Sequence[Tensor], books: Any
+    ) -> tuple[Tensor | None, ...]:
+        x, g = operands[0], gs[0]
+        weights = torch.exp(x - torch.logsumexp(x, self.dim, True))
+        if not self.keepdim:
+            for d in sorted(self.dim if isinstance(self.dim, (tuple, list)) else (self.dim,)):
+                g = g.unsqueeze(d)
+        pulled = weights * g
+        books.add("excess", dot(outputs[0], gs[0]) - dot(x, pulled))
+        return (pulled,)
+
+
+@op("logsumexp")
+def logsumexp(call: Call) -> Op:
+    x, dim, keepdim = call.bind("input dim keepdim", keepdim=False)
+    made = LogSumExp(dim, keepdim)
+    made.operands, made.run = (x,), call.run
+    made.fact = Fact()
+    return made
+
+
+@op("gumbel_softmax")
+def gumbel(call: Call) -> Expansion:
+    logits, tau, hard, eps, dim = call.bind("logits tau hard eps dim", tau=1, hard=False, eps=1e-10, dim=-1)
+
+    def run() -> Tensor:
+        noise = -torch.empty_like(logits.detach()).exponential_().log()
+        soft = torch.softmax((logits + noise) / tau, dim)
+        if not hard:
+            return soft
+        index = soft.max(dim, keepdim=True)[1]
+        one_hot = torch.zeros_like(soft.detach()).scatter_(dim, index, 1.0)
+        return one_hot - soft.detach() + soft
+
+    return Expansion(run)
+
+

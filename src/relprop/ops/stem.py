@@ -1,0 +1,72 @@
+"""Which tensors stem from one tensor by elementwise calls, so that functions written out by hand are one function.
+
+`0.5 * x * (1 + tanh(c * (x + d * x**3)))` is eight calls and one function of `x`. Every result of such a chain that
+contains a call without degree is attached to the chain's root by one identity node of its own.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from relprop.ops.base import Call, Fact
+
+_DEPTH = 8
+
+
+class Link(NamedTuple):
+    """An ancestor, as long as it lives and has not been changed in place."""
+
+    ref: Any
+    version: int
+
+    def get(self) -> Tensor | None:
+        tensor = self.ref()
+        return tensor if tensor is not None and tensor._version == self.version else None
+
+
+def link(tensor: Tensor) -> Link:
+    return Link(weakref.ref(tensor), tensor._version)
+
+
+def ancestors(call: Call, tensor: Tensor) -> Iterator[Tensor]:
+    yield tensor
+    fact = call.fact(tensor)
+    for ancestor in fact.stem if fact else ():
+        alive = ancestor.get()
+        if alive is not None:
+            yield alive
+
+
+def chained(call: Call, tensor: Tensor) -> bool:
+    fact = call.fact(tensor)
+    return fact is not None and fact.chained
+
+
+def chain_root(call: Call, tensor: Tensor) -> Tensor:
+    """What a further elementwise function of `tensor` is attached to."""
+    fact = call.fact(tensor)
+    if fact is not None and fact.chained:
+        root = fact.stem[0].get()
+        if root is not None:
+            return root
+    return tensor
+
+
+def common_root(call: Call, x: Tensor, y: Tensor) -> Tensor | None:
+    """The nearest tensor that both stem from by elementwise calls, or None."""
+    ours = list(ancestors(call, x))
+    for candidate in ancestors(call, y):
+        if any(candidate is a for a in ours):
+            return candidate
+    return None
+
+
+def stemmed(call: Call, fact: Fact, parent: Tensor) -> Fact:
+    """Note in `fact` that the tensor was made from `parent` by an elementwise call."""
+    known = call.fact(parent)
+    fact.stem = (link(parent), *(known.stem if known else ()))[:_DEPTH]
+    return fact

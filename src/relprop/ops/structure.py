@@ -1,0 +1,292 @@
+"""Calls of degree one that need no rule: moving, selecting, averaging and adding up. They run natively.
+
+What they tell: whether signs are kept, which relevance their constants absorb, and whether a sum is formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop.ops.base import Call, Expansion, Fact, Native
+from relprop.ops.stem import stemmed
+from relprop.ops.table import op
+
+#: Move, copy or select entries: signs are kept, nothing is absorbed.
+MOVES = (
+    "view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "ravel", "squeeze", "unsqueeze", "permute",
+    "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "adjoint", "contiguous", "expand",
+    "expand_as", "broadcast_to", "broadcast_tensors", "repeat", "repeat_interleave", "tile", "flip", "fliplr",
+    "flipud", "rot90", "roll", "getitem", "select", "narrow", "index_select", "gather", "take", "take_along_dim",
+    "masked_select", "chunk", "split", "split_with_sizes", "tensor_split", "hsplit", "vsplit", "dsplit", "unbind",
+    "unsafe_chunk", "unsafe_split", "diagonal", "diag", "diag_embed", "tril", "triu", "pixel_shuffle",
+    "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "unfold", "as_strided", "real", "imag",
+    "view_as_real", "view_as_complex", "resolve_conj", "resolve_neg", "atleast_1d", "atleast_2d", "atleast_3d",
+    "max_unpool1d", "max_unpool2d", "max_unpool3d", "type_as", "cpu", "cuda", "meshgrid",
+)  # fmt: skip
+#: The same entries one by one: a chain of elementwise calls goes through them.
+SAME = ("clone", "to", "float", "double", "half", "bfloat16", "type", "positive")
+#: Sums and averages with non-negative weights.
+AVERAGES = ("mean", "nansum", "nanmean", "cumsum", "trace", "fold", "col2im", "segment_reduce", "sum_to_size")
+#: Linear with weights of either sign.
+LINEAR = (
+    "diff", "conj", "conj_physical", "fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "fftn", "ifftn", "rfft2",
+    "irfft2", "rfftn", "irfftn", "hfft", "ihfft", "fftshift", "ifftshift", "stft", "istft",
+)  # fmt: skip
+#: Norms: of degree one.
+NORMS = ("norm", "vector_norm", "matrix_norm", "std", "std_mean", "frobenius_norm", "nuclear_norm", "renorm")
+
+
+def _first(call: Call) -> Any:
+    return call.args[0] if call.args else next(iter(call.kwargs.values()))
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [t for item in value for t in _tensors(item)] if isinstance(value, (list, tuple)) else []
+
+
+def _kept(call: Call, *tensors: Any) -> Fact:
+    fact = Fact()
+    fact.nonneg = bool(tensors) and all((f := call.fact(t)) is not None and f.nonneg for t in tensors)
+    return fact
+
+
+@op(*MOVES)
+def move(call: Call) -> Native:
+    tensors = _tensors(list(call.args)) or _tensors(list(call.kwargs.values()))
+    moving = [t for t in tensors if call.depends(t)]
+    fact = _kept(call, *moving)
+    known = call.fact(moving[0]) if moving else None
+    if known is not None:
+        fact.gate, fact.inverse = known.gate, known.inverse
+    return Native(fact=fact)
+
+
+@op(torch.Tensor.T.__get__, torch.Tensor.mT.__get__, torch.Tensor.H.__get__, torch.Tensor.mH.__get__,
+    torch.Tensor.real.__get__, torch.Tensor.imag.__get__)  # fmt: skip
+def attribute(call: Call) -> Native:
+    return Native(fact=_kept(call, call.args[0]))
+
+
+@op(*SAME)
+def same(call: Call) -> Native:
+    x = _first(call)
+    fact = stemmed(call, Fact(), x) if isinstance(x, Tensor) else Fact()
+    known = call.fact(x) if isinstance(x, Tensor) else None
+    if known is not None:
+        fact.nonneg, fact.gate, fact.inverse, fact.chained = known.nonneg, known.gate, known.inverse, False
+    return Native(fact=fact)
+
+
+@op("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "feature_dropout")
+def dropout(call: Call) -> Native:
+    from relprop.errors import ModelStateError
+
+    x, p, training = call.bind("input p training", p=0.5, training=call.name == "dropout")
+    if training and p > 0:
+        raise ModelStateError(
+            f"dropout with p = {p} in training mode: the explanation would be random. Call model.eval() first."
+        )
+    return Native(fact=call.fact(x) or Fact())
+
+
+@op(*AVERAGES)
+def average(call: Call) -> Native:
+    return Native(form="reduce", fact=_kept(call, _first(call)))
+
+
+@op(*LINEAR)
+def linear(call: Call) -> Native:
+    return Native(form="reduce")
+
+
+@op(*NORMS)
+def norm(call: Call) -> Native:
+    fact = Fact()
+    fact.nonneg = True
+    return Native(form="reduce", fact=fact)
+
+
+@op("interpolate", "upsample", "upsample_nearest", "upsample_bilinear")
+def interpolate(call: Call) -> Native:
+    mode = call.bind("input size scale_factor mode", size=None, scale_factor=None, mode="nearest")[3]
+    return Native(fact=Fact() if mode == "bicubic" else _kept(call, _first(call)))
+
+
+@op("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack", "block_diag")
+def cat(call: Call) -> Native:
+    parts = _tensors(_first(call))
+    fixed = [not call.depends(p) for p in parts]
+    share = None
+    if any(fixed) and call.name in ("cat", "concat", "concatenate", "stack"):
+        dim = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else 0)
+        share = _cat_share(parts, fixed, dim, stacked=call.name == "stack")
+    fact = _kept(call, *[p for p, f in zip(parts, fixed, strict=True) if not f]) if not any(fixed) else Fact()
+    return Native(share=share, fact=fact)
+
+
+def _cat_share(parts: Sequence[Tensor], fixed: Sequence[bool], dim: int, stacked: bool) -> Callable[[Tensor], Tensor]:
+    """The constants among the parts absorb what reaches them."""
+    sizes = [0 if p.ndim == 1 and p.numel() == 0 else 1 if stacked else p.shape[dim] for p in parts]
+    constants = [p if f else None for p, f in zip(parts, fixed, strict=True)]
+
+    def share(g: Tensor) -> Tensor:
+        total, start = g.new_zeros(()), 0
+        for size, value in zip(sizes, constants, strict=True):
+            if value is not None and size:
+                piece = g.select(dim, start) if stacked else g.narrow(dim, start, size)
+                total = total + _finite_product(piece, value)
+            start += size
+        return total
+
+    return share
+
+
+def _finite_product(g: Tensor, value: Any) -> Tensor:
+    """`sum(g * value)`, where an infinite constant (a mask) that carries nothing counts as nothing."""
+    product = g * value
+    return torch.where(g == 0, 0.0, product).sum() if not _known_finite(value) else product.sum()
+
+
+def _known_finite(value: Any) -> bool:
+    return not isinstance(value, Tensor) and value == value and abs(value) != float("inf")
+
+
+@op("pad")
+def pad(call: Call) -> Native:
+    x, amounts, mode, value = call.bind("input pad mode value", mode="constant", value=None)
+    fact = _kept(call, x)
+    if mode != "constant":
+        return Native(fact=fact)
+    if value:
+        fact.nonneg = fact.nonneg and value >= 0
+        shape = x.shape
+
+        def share(g: Tensor) -> Tensor:
+            outside = torch.nn.functional.pad(torch.zeros(shape, dtype=g.dtype, device=g.device), amounts, value=1.0)
+            return (g * outside).sum() * value
+
+        return Native(share=share, fact=fact)
+    known = call.fact(x)
+    before = known.pad if known is not None else None
+    crop = [slice(None)] * x.ndim
+    for i in range(len(amounts) // 2):
+        low, high = amounts[2 * i], amounts[2 * i + 1]
+        size = x.shape[-1 - i]
+        crop[-1 - i] = slice(max(low, 0), max(low, 0) + size + min(low, 0) + min(high, 0))
+    inside = tuple(crop)
+
+    def support(a: Tensor) -> Tensor:
+        out = torch.zeros_like(a)
+        out[(slice(None),) * (a.ndim - len(inside)) + inside] = a[(slice(None),) * (a.ndim - len(inside)) + inside]
+        return out if before is None else _padded_before(out, before, inside)
+
+    fact.pad = support
+    return Native(fact=fact)
+
+
+def _padded_before(a: Tensor, before: Callable[[Tensor], Tensor], inside: tuple[slice, ...]) -> Tensor:
+    """A pad of a pad: what stood on the first one is zero as well."""
+    at = (slice(None),) * (a.ndim - len(inside)) + inside
+    out = a.clone()
+    out[at] = before(a[at])
+    return out
+
+
+@op("where")
+def where(call: Call) -> Native | Expansion:
+    if len(call.args) < 3 and "other" not in call.kwargs:
+        return Native()
+    condition, x, y = call.bind("condition input other", input=call.kwargs.get("self"))
+    if isinstance(call.args[0], Tensor) and call.func is torch.Tensor.where:
+        x, condition, y = call.args[0], call.args[1], call.args[2]
+    share = None
+    if not call.depends(x):
+        share = lambda g: _finite_product(torch.where(condition, g, 0.0), x)  # noqa: E731
+    elif not call.depends(y):
+        share = lambda g: _finite_product(torch.where(condition, 0.0, g), y)  # noqa: E731
+    both = [t for t in (x, y) if isinstance(t, Tensor)]
+    fact = _kept(call, *both) if len(both) == 2 else Fact()
+    return Native(share=share, fact=fact)
+
+
+@op("masked_fill")
+def masked_fill(call: Call) -> Native:
+    _, mask, value = call.bind("input mask value")
+    if call.depends(value):
+        return Native()
+    return Native(share=lambda g: _finite_product(torch.where(mask, g, 0.0), value))
+
+
+@op("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_put", "index_reduce",
+    "masked_scatter", "select_scatter", "slice_scatter", "diagonal_scatter", "index_fill", "put", "setitem",
+    "copy", "fill", "zero", "fill_diagonal", "constant_pad_nd", "new_tensor")  # fmt: skip
+def placed(call: Call) -> Native:
+    """Entries written into a tensor: what stood there before takes nothing, constants absorb their share."""
+    if call.name in ("scatter_reduce", "index_reduce"):
+        return Native(form="reduce")
+    return Native(share=_placed_share(call))
+
+
+def _placed_share(call: Call) -> Callable[[Tensor], Tensor] | None:
+    """The share of the constant one of target and written values, for the calls that add or replace."""
+    args = call.args
+    if call.name in ("index_add", "scatter_add") and len(args) >= 4:
+        base, dim, index, source = args[:4]
+        if not call.depends(base):
+            values = base.detach().clone()
+            return lambda g: (g * values).sum()
+        if not call.depends(source):
+            if call.name == "index_add":
+                return lambda g: (g.index_select(dim, index) * source).sum()
+            return lambda g: (g.gather(dim, index) * source).sum()
+        return None
+    if call.name == "setitem":
+        base, index, value = args
+        if call.depends(base) and not call.depends(value):
+            return lambda g: _finite_product(g[index], value)
+        if call.depends(value) and not call.depends(base):
+            values = base.detach().clone()
+
+            def share(g: Tensor) -> Tensor:
+                rest = g.clone()
+                rest[index] = 0
+                return (rest * values).sum()
+
+            return share
+    return None
+
+
+@op(torch.sparse.mm, "smm")
+def sparse(call: Call) -> Native:
+    return Native(form="reduce")
+
+
+@op("grid_sample")
+def grid_sample(call: Call) -> Native | Expansion:
+    """Linear in the image; the grid is routing, so it takes nothing."""
+    image, grid = call.bind("input grid")
+    if not call.depends(grid):
+        return Native()
+    rest = call.args[2:]
+    kwargs = {k: v for k, v in call.kwargs.items() if k not in ("input", "grid")}
+    if not call.depends(image):
+        return Expansion(lambda: torch.nn.functional.grid_sample(image, grid.detach(), *rest, **kwargs))
+    return Native(
+        run=lambda: torch.nn.functional.grid_sample(image, grid.detach(), *rest, **kwargs), operands=(image,)
+    )
+
+
+@op("affine_grid")
+def affine_grid(call: Call) -> Native:
+    return Native()
+
+
+@op("embedding_bag")
+def embedding_bag(call: Call) -> Native:
+    return Native(form="reduce")

@@ -1,0 +1,112 @@
+"""The table from torch functions to the parsers that say what they are.
+
+A parser is a function of one `Call`, registered under the names of the torch functions it reads. A name stands for
+every spelling of it: `torch.relu`, `Tensor.relu`, `F.relu`, and the in-place `relu_`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from relprop.errors import RegistryError
+from relprop.ops.base import Call, Expansion, Native, Op
+
+Parser = Callable[[Call], "Op | Native | Expansion"]
+
+_SPACES: tuple[Any, ...] = (
+    torch,
+    torch.Tensor,
+    F,
+    torch.special,
+    torch.linalg,
+    torch.fft,
+    torch._C._nn,
+    torch._C._special,
+    torch._C._linalg,
+    torch._C._fft,
+)
+_OPERATORS = {
+    "add": ("__add__", "__radd__", "__iadd__"),
+    "sub": ("__sub__", "__isub__"),
+    "rsub": ("__rsub__",),
+    "mul": ("__mul__", "__rmul__", "__imul__"),
+    "div": ("__truediv__", "__div__", "__itruediv__", "__idiv__"),
+    "rdiv": ("__rtruediv__", "__rdiv__"),
+    "pow": ("__pow__", "__ipow__"),
+    "rpow": ("__rpow__",),
+    "matmul": ("__matmul__", "__imatmul__"),
+    "rmatmul": ("__rmatmul__",),
+    "neg": ("__neg__",),
+    "abs": ("__abs__",),
+    "getitem": ("__getitem__",),
+    "setitem": ("__setitem__",),
+}
+
+
+class Entry(NamedTuple):
+    name: str
+    parse: Parser
+    inplace: bool
+
+
+class Table:
+    """From torch functions to parsers. One object, `TABLE`, is the library's; a user adds to it by `register`."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Any, Entry] = {}
+
+    def register(self, *functions: str | Callable[..., Any], replace: bool = False) -> Callable[[Parser], Parser]:
+        """Decorate a parser with the torch functions it reads, by name or as the callables themselves.
+
+        Raises `RegistryError` for a function that stands in the table already, unless `replace=True`, and for a
+        name that this torch does not have in any form.
+        """
+
+        def decorate(parse: Parser) -> Parser:
+            for function in functions:
+                found = False
+                name = function if isinstance(function, str) else getattr(function, "__name__", repr(function))
+                for target, inplace in _spellings(function):
+                    found = True
+                    if target in self._entries and not replace and self._entries[target].parse is not parse:
+                        raise RegistryError(
+                            f"{name} is registered already; pass replace=True to override it on purpose"
+                        )
+                    self._entries[target] = Entry(name.rstrip("_"), parse, inplace)
+                if not found:
+                    raise RegistryError(f"torch {torch.__version__} has no function named {name!r}")
+            return parse
+
+        return decorate
+
+    def get(self, function: Any) -> Entry | None:
+        return self._entries.get(function)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._entries)
+
+
+def _spellings(function: str | Callable[..., Any]) -> Iterator[tuple[Any, bool]]:
+    if not isinstance(function, str):
+        yield function, False
+        return
+    seen = set()
+    for space in _SPACES:
+        for name, inplace in ((function, False), (function + "_", True)):
+            target = getattr(space, name, None)
+            if callable(target) and target not in seen and not isinstance(target, type):
+                seen.add(target)
+                yield target, inplace
+    for name in _OPERATORS.get(function, ()):
+        target = getattr(torch.Tensor, name, None)
+        if target is not None and target not in seen:
+            seen.add(target)
+            yield target, name.startswith("__i") and name != "__invert__"
+
+
+TABLE = Table()
+op = TABLE.register

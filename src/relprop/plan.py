@@ -1,0 +1,65 @@
+"""The plan: which rule each site gets, and why, printable before anything is propagated."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from relprop.composite import Decision
+from relprop.site import Site
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sites of one forward with their rules.
+
+    composite   name of the composite
+    sites       in order of execution
+    decisions   the rule of each site and the row of the composite that gave it
+    cuts        places where the gradient ends (module path, function)
+    notes       what was decided about the call as a whole
+    """
+
+    composite: str
+    sites: tuple[Site, ...]
+    decisions: tuple[Decision, ...]
+    cuts: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[tuple[Site, Decision]]:
+        return iter(zip(self.sites, self.decisions, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.sites)
+
+    def rule(self, path: str) -> str:
+        """The rule at the first site in a module."""
+        return next(str(d.rule) for s, d in self if path in s.paths)
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """(site, kind, rule, why) for every site."""
+        table = []
+        for site, decision in self:
+            kind = site.kind if not site.notes else f"{site.kind} ({'; '.join(dict.fromkeys(site.notes))})"
+            why = decision.why + (" [entry]" if site.entry else "")
+            table.append((site.label, kind, str(decision.rule), why))
+        return table
+
+    def summary(self) -> str:
+        """How many sites of each kind get which rule."""
+        counts = Counter((s.kind, str(d.rule)) for s, d in self)
+        lines = [f"{self.composite}: {len(self.sites)} sites"]
+        lines += [f"  {n:4d} x {kind:<12} {rule}" for (kind, rule), n in counts.items()]
+        return "\n".join([*lines, *self._footer()])
+
+    def _footer(self) -> list[str]:
+        lines = [f"cut (no relevance passes): {path or '(model)'}.{name}" for path, name in self.cuts]
+        return [*lines, *self.notes]
+
+    def __str__(self) -> str:
+        header = ("site", "kind", "rule", "why")
+        table: Sequence[tuple[str, ...]] = [header, *self.rows()]
+        widths = [max(len(row[i]) for row in table) for i in range(3)]
+        lines = ["  ".join([*(row[i].ljust(widths[i]) for i in range(3)), row[3]]).rstrip() for row in table]
+        return "\n".join([self.composite, *lines, *self._footer()])

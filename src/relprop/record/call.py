@@ -1,0 +1,53 @@
+"""One torch call as a parser sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from relprop.ops.base import Fact
+
+if TYPE_CHECKING:
+    from relprop.record.recorder import Recorder
+
+_FIRST = ("self", "x", "tensor")
+
+
+class SeenCall:
+    """A call with its arguments, and what the recorder knows about its tensors."""
+
+    __slots__ = ("_recorder", "args", "func", "kwargs", "name")
+
+    def __init__(
+        self, recorder: Recorder, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self._recorder, self.func, self.name, self.args, self.kwargs = recorder, func, name, args, kwargs
+
+    def depends(self, value: Any) -> bool:
+        """Whether the value depends on the input (parameters enter detached, so what requires grad does)."""
+        return isinstance(value, torch.Tensor) and value.requires_grad
+
+    def fact(self, tensor: Tensor) -> Fact | None:
+        return self._recorder.facts.get(tensor) if isinstance(tensor, torch.Tensor) else None
+
+    def bind(self, names: str, **defaults: Any) -> list[Any]:
+        """The arguments under these names, by position or keyword."""
+        bound, args = [], self.args
+        for i, name in enumerate(names.split()):
+            if i < len(args):
+                bound.append(args[i])
+            elif name in self.kwargs:
+                bound.append(self.kwargs[name])
+            elif i == 0 and (first := next((self.kwargs[k] for k in _FIRST if k in self.kwargs), None)) is not None:
+                bound.append(first)
+            elif name in defaults:
+                bound.append(defaults[name])
+            else:
+                raise TypeError(f"{self.name}() has no argument {name!r} here")
+        return bound
+
+    def run(self) -> Any:
+        return self.func(*self.args, **self.kwargs)

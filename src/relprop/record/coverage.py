@@ -1,0 +1,69 @@
+"""The walk over the autograd graph: every node between output and input has a rule, or is of degree one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+MARK = "relprop"
+
+#: Nodes that are of degree one whoever made them: they move, select, average or add.
+FREE = frozenset(
+    """
+    Add Sub Neg View ReshapeAlias UnsafeView Permute Transpose T Squeeze Unsqueeze Expand Slice Select Index
+    IndexSelect Gather Cat Stack Unbind Split SplitWithSizes Chunk Clone ToCopy Alias AliasBackward Relu LeakyRelu
+    Abs MaxPool2DWithIndices MaxPool3DWithIndices AvgPool2D AvgPool3D Mean Sum ConstantPadNd Repeat Flip Roll
+    AsStrided Unfold UnfoldBackward Im2Col Col2Im PixelShuffle PixelUnshuffle ReflectionPad1D ReflectionPad2D
+    ReflectionPad3D ReplicationPad1D ReplicationPad2D ReplicationPad3D UpsampleNearest1D UpsampleNearest2D
+    UpsampleNearest3D UpsampleLinear1D UpsampleBilinear2D UpsampleTrilinear3D UpsampleBicubic2D
+    UpsampleNearestExact1D UpsampleNearestExact2D UpsampleNearestExact3D UpsampleBicubic2DAa UpsampleBilinear2DAa
+    AdaptiveMaxPool2D AdaptiveMaxPool3D AdaptiveAvgPool2D AdaptiveAvgPool3D FractionalMaxPool2D FractionalMaxPool3D
+    MkldnnAdaptiveAvgPool2D Max Min Amax Amin Maximum Minimum Sort Topk Median Kthvalue Where MaskedFill
+    MaskedSelect MaskedScatter Scatter ScatterAdd IndexAdd IndexPut IndexCopy IndexFill CopyBackwards Copy
+    Diagonal DiagonalBackward DiagEmbed Tril Triu Movedim Swapaxes Narrow Take TakeAlongDim Cumsum Trace
+    RealBackward Real Imag ViewAsReal ViewAsComplex Conj ConjPhysical FftC2C FftR2C FftC2R Hann LinalgVectorNorm
+    Norm Std StdMean Cdist Lift NestedTensorFromPaddedTensor SliceScatter SelectScatter Fill Zero Detach
+    NativeChannelShuffle ChannelShuffle MaxUnpool2D MaxUnpool3D Prelu RreluWithNoise Rrelu BroadcastTensors
+    """.split()
+)
+
+
+class Unknown(NamedTuple):
+    """A node without a rule."""
+
+    node: str
+    function: str
+    path: str
+
+
+def bare(name: str) -> str:
+    """`AddBackward0` -> `Add`."""
+    return re.sub(r"Backward\d*$", "", name.rsplit("::", 1)[-1])
+
+
+def walk(outputs: Iterable[Tensor]) -> tuple[list[Unknown], int]:
+    """The nodes without a rule, and how many nodes there are in all."""
+    from relprop.record.nodes import NODES
+
+    stack = [t.grad_fn for t in outputs if t.grad_fn is not None]
+    seen: set[Any] = set()
+    unknown: list[Unknown] = []
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if not hasattr(node, "visit"):
+            metadata = node.metadata
+            if MARK not in metadata:
+                name = node.name()
+                base = bare(name)
+                if name not in ("torch::autograd::AccumulateGrad", "AccumulateGrad") and base not in FREE:
+                    if not NODES.known(name):
+                        function, path = metadata.get("relprop.origin", ("", ""))
+                        unknown.append(Unknown(name, function, path))
+        stack.extend(n for n, _ in node.next_functions if n is not None)
+    return unknown, len(seen)

@@ -1,0 +1,73 @@
+"""What is known about the tensors of one forward, kept beside them."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from torch import Tensor
+
+from relprop.ops.base import Fact
+
+_NONE: frozenset[int] = frozenset()
+
+
+class _Known:
+    __slots__ = ("fact", "ref", "seen", "source", "version")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.ref = weakref.ref(tensor)
+        self.version = tensor._version
+        self.fact: Fact | None = None
+        self.seen = _NONE
+        self.source: str | None = None
+
+
+class Facts:
+    """Facts by tensor object. A fact about values holds for one version of the tensor; what lies below it stays."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, _Known] = {}
+
+    def _find(self, tensor: Tensor) -> _Known | None:
+        known = self._known.get(id(tensor))
+        return known if known is not None and known.ref() is tensor else None
+
+    def _make(self, tensor: Tensor) -> _Known:
+        known = self._find(tensor)
+        if known is None:
+            known = self._known[id(tensor)] = _Known(tensor)
+        return known
+
+    def get(self, tensor: Tensor) -> Fact | None:
+        known = self._find(tensor)
+        return known.fact if known is not None and known.version == tensor._version else None
+
+    def put(self, tensor: Tensor, fact: Fact | None) -> None:
+        known = self._make(tensor)
+        known.fact, known.version = fact, tensor._version
+
+    def seen(self, tensor: Tensor) -> frozenset[int]:
+        """The entries that lie between the input and this tensor."""
+        known = self._find(tensor)
+        return known.seen if known is not None else _NONE
+
+    def mark_seen(self, tensor: Tensor, seen: frozenset[int]) -> None:
+        if seen:
+            known = self._make(tensor)
+            known.seen = known.seen | seen
+
+    def source(self, tensor: Tensor) -> str | None:
+        """The name of the integer input that this tensor of integers was made from."""
+        known = self._find(tensor)
+        return known.source if known is not None else None
+
+    def put_source(self, tensor: Tensor, name: str) -> None:
+        self._make(tensor).source = name
+
+    def move(self, old: Tensor, new: Any) -> None:
+        """`new` holds the same values as `old`."""
+        known = self._find(old)
+        if known is not None:
+            self.put(new, known.fact if known.version == old._version else None)
+            self.mark_seen(new, known.seen)

@@ -1,0 +1,560 @@
+"""The recorder: sees every torch call of one forward and gives each site its rule."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from relprop.composite import Composite, Decision
+from relprop.ops import TABLE, Expansion, Fact, LinearMap, Native, Op
+from relprop.ops.elementwise import Elementwise, Sum
+from relprop.record.books import Ledger
+from relprop.record.call import SeenCall
+from relprop.record.coverage import MARK
+from relprop.record.facts import Facts
+from relprop.record.saved import Boxes
+from relprop.record.scope import ModuleScope
+from relprop.record.step import Step, Visit
+from relprop.rules import Identity, Signed
+from relprop.rules.base import as_is
+from relprop.selectors import Positions
+from relprop.site import Site
+
+_HEADS = ("softmax", "log_softmax", "sigmoid", "expit", "logsigmoid")
+_WRITERS = ("setitem", "copy", "fill", "zero")
+
+
+@dataclass
+class Leaf:
+    """A tensor at which relevance is read: an input, or the output of an embedding."""
+
+    name: str
+    tensor: Tensor
+    source: str | None = None
+    ids: Tensor | None = None
+
+
+class Producer:
+    """The linear map that made a tensor, for a batch norm that follows."""
+
+    __slots__ = ("_operand", "_version", "capture", "decision", "op", "site")
+
+    def __init__(self, op: Op, site: Site, decision: Decision, operand: Tensor) -> None:
+        self.op, self.site, self.decision = op, site, decision
+        self._operand, self._version = weakref.ref(operand), operand._version
+        self.capture: list[Tensor] | None = None
+
+    def operand(self) -> Tensor | None:
+        tensor = self._operand()
+        return tensor if tensor is not None and tensor._version == self._version else None
+
+
+class Recorder(TorchFunctionMode):
+    """One forward of one model under one composite.
+
+    carry     where relevance may stand on zeros: "nowhere", "entry" (below entries), "everywhere"
+    layers    patterns of module paths whose outputs are captured
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        composite: Composite,
+        *,
+        carry: str | None = None,
+        layers: Sequence[str] = (),
+        totals: Any = None,
+    ) -> None:
+        super().__init__()
+        self.composite = composite
+        self.carry = carry or composite.carries()
+        self.positions = Positions(composite.selectors, totals)
+        self.layers = tuple(layers)
+        self.scope = ModuleScope(model, self._tap if self.layers else None)
+        self.facts = Facts()
+        self.boxes = Boxes()
+        self.ledger = Ledger()
+        self.sites: list[tuple[Site, Decision]] = []
+        self.cuts: list[tuple[str, str]] = []
+        self.native_nodes = 0
+        self.leaves: list[Leaf] = []
+        self.captures: dict[str, list[list[Tensor]]] = {}
+        self.head: tuple[Any, Tensor] | None = None
+        self._aliases: dict[int, tuple[Tensor, Tensor]] = {}
+        self._calls: dict[tuple[tuple[str, ...], str], int] = {}
+        self._sources = False
+
+    # -- inputs --------------------------------------------------------------------------------------------------
+
+    def add_input(self, name: str, tensor: Tensor) -> Tensor:
+        """Make a tensor of the arguments a leaf (or, of integers, the source of one). Returns what the model gets."""
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            copy = tensor.detach().clone() if tensor.is_inference() else tensor.view_as(tensor)
+            self.facts.put_source(copy, name)
+            self._sources = True
+            self._kept_inputs = (*getattr(self, "_kept_inputs", ()), copy)
+            return copy
+        leaf = tensor.detach().clone() if tensor.is_inference() else tensor.detach()
+        leaf.requires_grad_()
+        self.leaves.append(Leaf(name, leaf))
+        return leaf.clone()
+
+    # -- the mode ------------------------------------------------------------------------------------------------
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        entry = TABLE.get(func)
+        if entry is None and getattr(func, "__name__", "") == "__get__" and func is not _DATA:
+            return func(*args)
+        args, kwargs, depends = self._enter(args, kwargs or {})
+        if not depends:
+            if self._sources:
+                return self._constant_call(func, args, kwargs)
+            return func(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            result = func(*args, **kwargs)
+            self._note_cut(func, result)
+            return result
+        if func in _DETACHES:
+            result = func(*args, **kwargs)
+            self._note_cut(func, result)
+            return result
+        if entry is None:
+            return self._unlisted(func, args, kwargs)
+        if kwargs.get("out") is not None:
+            target = kwargs.pop("out")
+            result = self.__torch_function__(func, types, args, kwargs)
+            return self._write(target, result)
+        call = SeenCall(self, func, entry.name, args, kwargs)
+        if entry.inplace or entry.name in _WRITERS or kwargs.get("inplace") or self._positional_inplace(call):
+            return self._inplace(call, entry)
+        return self._carry_out(call, entry.parse(call))
+
+    @staticmethod
+    def _positional_inplace(call: SeenCall) -> bool:
+        """`F.relu(x, True)`: the activations of torch.nn.functional take `inplace` last."""
+        return (
+            len(call.args) > 1
+            and call.args[-1] is True
+            and getattr(call.func, "__module__", "") == "torch.nn.functional"
+            and call.name in _INPLACE_LAST
+        )
+
+    def _enter(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], bool]:
+        """Parameters become detached aliases; does any argument depend on the input?"""
+        depends = False
+        changed: list[Any] | None = None
+        for i, value in enumerate(args):
+            if isinstance(value, torch.Tensor):
+                if value.requires_grad:
+                    if value.is_leaf:
+                        changed = list(args) if changed is None else changed
+                        changed[i] = self._alias(value)
+                    else:
+                        depends = True
+            elif isinstance(value, (list, tuple)) and value and not isinstance(value[0], (int, float)):
+                inner, _, nested = self._enter(value, {})
+                depends |= nested
+                if inner is not value:
+                    changed = list(args) if changed is None else changed
+                    changed[i] = inner
+        for key, value in kwargs.items():
+            if isinstance(value, torch.Tensor):
+                if value.requires_grad:
+                    if value.is_leaf:
+                        kwargs = {**kwargs, key: self._alias(value)}
+                    else:
+                        depends = True
+            elif isinstance(value, (list, tuple)) and value and isinstance(value[0], torch.Tensor):
+                inner, _, nested = self._enter(value, {})
+                depends |= nested
+                if inner is not value:
+                    kwargs = {**kwargs, key: inner}
+        if changed is not None:
+            args = type(args)(changed) if type(args) in (list, tuple) else tuple(changed)
+        return args, kwargs, depends
+
+    def _alias(self, parameter: Tensor) -> Tensor:
+        known = self._aliases.get(id(parameter))
+        if known is None:
+            known = self._aliases[id(parameter)] = (parameter, parameter.detach())
+        return known[1]
+
+    # -- calls that take no rule ---------------------------------------------------------------------------------
+
+    def _constant_call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Nothing depends on the input yet: follow token ids to the embedding that makes a leaf of them."""
+        result = func(*args, **kwargs)
+        if getattr(func, "__name__", "") in ("embedding", "embedding_bag") and isinstance(result, torch.Tensor):
+            if torch.is_grad_enabled() and result.is_floating_point():
+                return self._embedded(args, kwargs, result)
+            return result
+        sources = [s for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and (s := self.facts.source(a))]
+        if sources:
+            for out in tensors(result):
+                if not out.is_floating_point():
+                    self.facts.put_source(out, sources[0])
+        return result
+
+    def _embedded(self, args: Any, kwargs: dict[str, Any], result: Tensor) -> Tensor:
+        ids = args[0] if args else kwargs["input"]
+        path = self.scope.paths[0] or "embedding"
+        leaf = result.detach().requires_grad_()
+        source = self.facts.source(ids)
+        self.leaves.append(Leaf(path, leaf, source, ids.detach()))
+        return leaf.clone()
+
+    def _note_cut(self, func: Any, result: Any) -> None:
+        """The gradient ends here: noted, unless nothing of value was cut or a custom Function is running."""
+        if not any(t.is_floating_point() for t in tensors(result)):
+            return
+        frame: Any = sys._getframe(1)
+        for _ in range(12):
+            frame = frame.f_back
+            if frame is None:
+                break
+            if "ctx" in frame.f_locals and frame.f_code.co_name == "forward":
+                return
+        cut = (self.scope.paths[0], getattr(func, "__name__", str(func)))
+        if cut[1] == "__get__":
+            cut = (cut[0], "data")
+        if cut not in self.cuts:
+            self.cuts.append(cut)
+
+    def _unlisted(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """A function that is not in the table runs natively; the walk over the graph judges its node."""
+        name = getattr(func, "__name__", str(func))
+        if name.endswith("_") and not name.endswith("__") and args and isinstance(args[0], torch.Tensor):
+            self.boxes.before_write(args[0])
+        result = func(*args, **kwargs)
+        origin = (name, self.scope.paths[0])
+        seen = self._seen(args, kwargs)
+        for out in tensors(result):
+            if out.grad_fn is not None:
+                out.grad_fn.metadata.setdefault("relprop.origin", origin)
+                self.facts.mark_seen(out, seen)
+        return result
+
+    # -- calls that are read -------------------------------------------------------------------------------------
+
+    def _carry_out(self, call: SeenCall, parsed: Op | Native | Expansion) -> Any:
+        if isinstance(parsed, Expansion):
+            with self:
+                return parsed.run()
+        if isinstance(parsed, Native):
+            return self._native(call, parsed)
+        return self._visit(call, parsed)
+
+    def _native(self, call: SeenCall, native: Native) -> Any:
+        run = native.run or call.run
+        seen = self._seen(call.args, call.kwargs)
+        if native.form != "move" and self._carrying(seen):
+            return self._native_carrying(call, native, run, seen)
+        result = run()
+        self._mark(result, call, native.share)
+        self._note(result, native.fact, seen)
+        return result
+
+    def _native_carrying(
+        self, call: SeenCall, native: Native, run: Callable[[], Any], seen: frozenset[int]
+    ) -> Any:
+        """Scalings pass relevance entry by entry; sums stabilise it."""
+        moving = native.operands or tuple(t for t in tensors((call.args, call.kwargs)) if t.requires_grad)
+        site = self._site("scale", call.name, "elementwise")
+        if native.form == "scale" and len(moving) == 1:
+            with torch.no_grad():
+                shape = run().shape
+            if shape == moving[0].shape:
+                op = Elementwise(call.name)
+                op.carrying = True
+                result = Step.apply(Visit(op, Identity(), site, self._books), run, *moving)
+                self._note(result, native.fact, seen)
+                return result
+        result = run()
+        self._mark(result, call, native.share)
+        if isinstance(result, Tensor):
+            op_sum = Sum((1.0,))
+            op_sum.carrying = True
+            values = result
+            result = Step.apply(Visit(op_sum, Signed(), site, self._books), values.clone, values)
+        self._note(result, native.fact, seen)
+        return result
+
+    def _visit(self, call: SeenCall, op: Op) -> Any:
+        operands, run = op.take()
+        seen = frozenset().union(*(self.facts.seen(x) for x in operands)) if self.positions.entries else frozenset()
+        merged: Producer | None = getattr(op, "merged_into", None)
+        if merged is not None:
+            site, decision = merged.site, merged.decision
+            site.notes.append(f"with batch norm {self.scope.paths[0]}")
+            del op.merged_into  # type: ignore[attr-defined]
+            op.carrying = merged.op.carrying
+            seen = seen | site.entry
+        elif op.family == "fixed":
+            site, decision = self._site(op.kind, call.name, op.family), Decision(Identity(), "fixed", None)
+            op.carrying = self._carrying(seen)
+        else:
+            site = self._site(op.kind, call.name, op.family)
+            op.carrying = self._carrying(seen)
+            seen = self.positions.visit(site, seen)
+            decision = self.composite.decide(site)
+            self.sites.append((site, decision))
+            if site.entry and self.carry == "entry":
+                op.carrying = False
+        rule = decision.rule
+        if rule.constant(op):
+            with torch.no_grad():
+                return run()
+        before = rule.native(op) if op.family != "fixed" else None
+        if before is not None:
+            result = run()
+            entry = "bias" if isinstance(op, LinearMap) else "constants"
+            self._mark(result, call, _bias_share(op, merged is not None), before, entry)
+            merged = None
+        else:
+            visit = Visit(op, rule, site, self._books)
+            result = Step.apply(visit, run, *operands)
+        if isinstance(op, LinearMap):
+            op.fact = op.fact or Fact()
+            if isinstance(result, Tensor):
+                op.fact.producer = Producer(op, site, decision, operands[0]) if merged is None else None
+        self._note(result, op.fact, seen)
+        if merged is not None and merged.capture is not None:
+            result = self._capture(merged.capture, result)
+        if call.name in _HEADS and isinstance(result, Tensor) and len(operands) == 1:
+            self.head = (weakref.ref(result), operands[0])
+        return result
+
+    def _inplace(self, call: SeenCall, entry: Any) -> Any:
+        """In-place calls keep their meaning: computed as any other, then written into the target."""
+        target = call.args[0] if call.args else call.kwargs["input"]
+        if not target.requires_grad or entry.name in _WRITERS or entry.name in _PLACERS:
+            return self._write_natively(call, entry, target)
+        kwargs = {k: v for k, v in call.kwargs.items() if k != "inplace"}
+        args = call.args
+        if args and args[-1] is True and self._positional_inplace(call):
+            args = args[:-1]
+        func = _out_of_place(call.func)
+        outer = SeenCall(self, func, entry.name, args, kwargs)
+        parsed = entry.parse(outer)
+        if self._runs_natively(parsed):
+            self.boxes.before_write(target)
+            fresh = SeenCall(self, call.func, entry.name, call.args, call.kwargs)
+            if isinstance(parsed, Op):
+                parsed.run = fresh.run
+            result = self._carry_out(fresh, parsed)
+            self._mark_view(target)
+            return result
+        result = self._carry_out(outer, parsed)
+        return self._write(target, result)
+
+    def _runs_natively(self, parsed: Op | Native | Expansion) -> bool:
+        """A call that torch itself may carry out in place: an activation of degree one, a signed sum, a factor."""
+        if isinstance(parsed, Native):
+            return parsed.run is None and self.carry == "nowhere"
+        if isinstance(parsed, (Elementwise, Sum)) and self.carry == "nowhere":
+            if isinstance(parsed, Elementwise) and not parsed.degree_one:
+                return False
+            site = self._site(parsed.kind, getattr(parsed, "name", "add"), parsed.family, count=False)
+            for inner in self.positions.counted:
+                if inner.matches(site):
+                    return False
+            return self.composite.decide(site).rule.native(parsed) is as_is
+        return False
+
+    def _write(self, target: Tensor, result: Any) -> Any:
+        self.boxes.before_write(target)
+        fact, seen = self.facts.get(result), self.facts.seen(result)
+        target.copy_(result)
+        self._mark_written(target, result)
+        self.facts.put(target, fact)
+        self.facts.mark_seen(target, seen)
+        return target
+
+    def _write_natively(self, call: SeenCall, entry: Any, target: Tensor) -> Any:
+        self.boxes.before_write(target)
+        seen = self._seen(call.args, call.kwargs)
+        parsed = entry.parse(call)
+        share = parsed.share if isinstance(parsed, Native) else None
+        result = call.run()
+        self._mark(target, call, share)
+        self._mark_view(target)
+        self.facts.put(target, None)
+        self.facts.mark_seen(target, seen)
+        return result
+
+    def _mark_written(self, target: Tensor, source: Tensor) -> None:
+        if target.grad_fn is not None:
+            target.grad_fn.metadata[MARK] = True
+        self._mark_view(target)
+
+    @staticmethod
+    def _mark_view(target: Tensor) -> None:
+        """A view was written: its base has a `CopySlices` node now, which is ours."""
+        base = target._base
+        if base is not None and base.grad_fn is not None:
+            base.grad_fn.metadata[MARK] = True
+        if target.grad_fn is not None:
+            target.grad_fn.metadata[MARK] = True
+
+    # -- sites, marks, facts -------------------------------------------------------------------------------------
+
+    def _carrying(self, seen: frozenset[int]) -> bool:
+        return self.carry == "everywhere" or (self.carry == "entry" and not seen)
+
+    def _site(self, kind: str, name: str, family: str, count: bool = True) -> Site:
+        paths = self.scope.paths
+        key = (paths, name)
+        call = self._calls.get(key, 0)
+        if count:
+            self._calls[key] = call + 1
+        module = self.scope.module
+        return Site(paths, type(module) if module else None, kind, name, family, len(self.sites), call)
+
+    def _books(self) -> Ledger:
+        return self.ledger
+
+    def _seen(self, args: Any, kwargs: Any) -> frozenset[int]:
+        if not self.positions.entries:
+            return frozenset()
+        return frozenset().union(*(self.facts.seen(t) for t in tensors((args, kwargs)) if t.requires_grad))
+
+    def _note(self, result: Any, fact: Fact | None, seen: frozenset[int]) -> None:
+        for out in tensors(result):
+            if out.requires_grad:
+                if fact is not None:
+                    self.facts.put(out, fact)
+                self.facts.mark_seen(out, seen)
+
+    def _mark(
+        self,
+        result: Any,
+        call: SeenCall,
+        share: Callable[[Tensor], Tensor] | None = None,
+        before: Callable[[Tensor], Tensor] = as_is,
+        entry: str = "constants",
+    ) -> None:
+        """Mark the nodes that this call made as ours, and hang its account and its factor before them."""
+        outs = [t for t in tensors(result) if t.grad_fn is not None]
+        stops = {t.grad_fn for t in tensors((call.args, call.kwargs)) if t.grad_fn is not None}
+        stack = [t.grad_fn for t in outs]
+        if (share is not None or before is not as_is) and outs:
+            self._hang(outs[0].grad_fn, share, before, entry)
+        while stack:
+            node: Any = stack.pop()
+            if node is None or node in stops or MARK in node.metadata:
+                continue
+            node.metadata[MARK] = True
+            stack.extend(n for n, _ in node.next_functions)
+
+    def _hang(
+        self,
+        node: Any,
+        share: Callable[[Tensor], Tensor] | None,
+        before: Callable[[Tensor], Tensor],
+        entry: str,
+    ) -> None:
+        books = self._books
+
+        def prehook(grads: Any) -> Any:
+            g = grads[0]
+            if g is None:
+                return None
+            if share is not None:
+                ledger = books()
+                ledger.open(None)
+                ledger.add(entry, share(g))
+            return None if before is as_is else (before(g), *grads[1:])
+
+        node.register_prehook(prehook)
+
+    # -- layers --------------------------------------------------------------------------------------------------
+
+    def _tap(self, paths: tuple[str, ...], output: Any) -> Any:
+        wanted = [p for p in paths if any(fnmatchcase(p, pattern) for pattern in self.layers)]
+        if not wanted:
+            return None
+        group: list[Tensor] = []
+        for path in wanted:
+            self.captures.setdefault(path, []).append(group)
+        if isinstance(output, Tensor):
+            if not output.requires_grad:
+                return None
+            fact = self.facts.get(output)
+            if fact is not None and fact.producer is not None:
+                fact.producer.capture = group
+            return self._capture(group, output)
+        if isinstance(output, tuple) and type(output) is tuple:
+            return tuple(
+                self._capture(group, o) if isinstance(o, Tensor) and o.requires_grad else o for o in output
+            )
+        return None
+
+    def _capture(self, group: list[Tensor], output: Tensor) -> Tensor:
+        """Keep the tensor as it is now; the model goes on with an equal one, which it may change."""
+        with torch._C.DisableTorchFunction():
+            onward = output.clone()
+        if onward.grad_fn is not None:
+            onward.grad_fn.metadata[MARK] = True
+        self.facts.move(output, onward)
+        group.append(output)
+        return onward
+
+
+def _bias_share(op: Op, merged: bool) -> Callable[[Tensor], Tensor] | None:
+    if isinstance(op, LinearMap):
+        bias = getattr(op, "shift", op.bias) if merged else op.bias
+        if bias is None:
+            return None
+        return lambda g: op.bias_share(g, bias)
+    if isinstance(op, Sum) and op.constant is not None:
+        constant = op.constant
+        return lambda g: (g * constant).sum()
+    return None
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested lists, tuples and dicts."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors(item)
+
+
+def _out_of_place(func: Any) -> Any:
+    """`Tensor.sigmoid_` -> `Tensor.sigmoid`; a function with `inplace=` is itself."""
+    name = getattr(func, "__name__", "")
+    operator = _AUGMENTED.get(func)
+    if operator is not None:
+        return operator
+    if name.endswith("_") and not name.endswith("__"):
+        for space in (torch.Tensor, torch, torch.nn.functional):
+            if getattr(space, name, None) is func and hasattr(space, name[:-1]):
+                return getattr(space, name[:-1])
+    return func
+
+
+_DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
+_DETACHES = frozenset({torch.Tensor.detach, torch.detach, torch.Tensor.detach_, torch.detach_, _DATA})
+_INPLACE_LAST = frozenset(
+    "relu relu6 silu mish hardswish hardsigmoid elu selu celu leaky_relu rrelu hardtanh threshold dropout "
+    "alpha_dropout dropout1d dropout2d dropout3d feature_alpha_dropout".split()
+)
+_PLACERS = frozenset("index_add index_copy index_put index_fill scatter scatter_add masked_scatter put".split())
+_AUGMENTED = {
+    getattr(torch.Tensor, f"__i{short}__"): getattr(torch.Tensor, name)
+    for short, name in {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "pow": "pow"}.items()
+    if hasattr(torch.Tensor, f"__i{short}__")
+}
+

@@ -1,0 +1,53 @@
+"""Tensors kept for the backward, copied before the model changes them in place."""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Box:
+    """One tensor that a node of the graph keeps."""
+
+    __slots__ = ("__weakref__", "value")
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+
+class Boxes:
+    """All tensors kept in one forward, by the storage they lie in.
+
+    A storage is alive as long as one of its boxes is, so its address identifies it among living boxes.
+    """
+
+    def __init__(self) -> None:
+        self._by_storage: defaultdict[int, list[weakref.ref[Box]]] = defaultdict(list)
+
+    def hooks(self) -> Any:
+        """The context in which every tensor that autograd keeps is put into a box."""
+        return torch.autograd.graph.saved_tensors_hooks(self._pack, _unpack)
+
+    def _pack(self, tensor: Tensor) -> Box:
+        box = Box(tensor.detach())
+        if tensor.layout is torch.strided:
+            self._by_storage[tensor.untyped_storage()._cdata].append(weakref.ref(box))
+        return box
+
+    def before_write(self, target: Tensor) -> None:
+        """The model is about to change `target`: what is kept of its storage is copied first."""
+        if target.layout is not torch.strided:
+            return
+        with torch._C.DisableTorchFunctionSubclass():
+            for reference in self._by_storage.pop(target.untyped_storage()._cdata, ()):
+                box = reference()
+                if box is not None:
+                    box.value = box.value.clone()
+
+
+def _unpack(box: Box) -> Tensor:
+    return box.value

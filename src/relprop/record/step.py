@@ -1,0 +1,56 @@
+"""The one autograd function: the call as torch runs it forward, the rule backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop.ops.base import Op
+from relprop.record.books import Ledger
+from relprop.rules import Rule
+from relprop.site import Site
+
+
+class Visit:
+    """One site with its operation and rule, as the graph's node keeps it (no activation in it)."""
+
+    __slots__ = ("ledger", "op", "rule", "site")
+
+    def __init__(self, op: Op, rule: Rule, site: Site, ledger: Callable[[], Ledger]) -> None:
+        self.op, self.rule, self.site, self.ledger = op, rule, site, ledger
+
+
+class Step(torch.autograd.Function):
+    """Forward: `run()`, untouched. Backward: the rule's modified gradients of the operands."""
+
+    @staticmethod
+    def forward(ctx: Any, visit: Visit, run: Callable[[], Any], *operands: Tensor) -> Any:
+        result = run()
+        outputs = result if isinstance(result, tuple) else (result,)
+        integers = [o for o in outputs if isinstance(o, Tensor) and not (o.is_floating_point() or o.is_complex())]
+        if integers:
+            ctx.mark_non_differentiable(*integers)
+        ctx.set_materialize_grads(False)
+        keep_operands, keep_outputs = visit.rule.keeps(visit.op)
+        ctx.visit, ctx.count = visit, len(operands)
+        ctx.save_for_backward(
+            *(operands if keep_operands else [None] * len(operands)),
+            *(outputs if keep_outputs else [None] * len(outputs)),
+        )
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gs: Any) -> Any:
+        visit, count = ctx.visit, ctx.count
+        if all(g is None for g in gs):
+            return (None,) * (2 + count)
+        saved = ctx.saved_tensors
+        ledger = visit.ledger()
+        ledger.open(visit.site)
+        pulled = visit.op.pull(visit.rule, saved[:count], saved[count:], gs, ledger)
+        if ledger.by_site:
+            ledger.flow(visit.site, saved[:count], saved[count:], gs, pulled)
+        return (None, None, *pulled)

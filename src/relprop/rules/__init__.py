@@ -1,0 +1,31 @@
+"""The rules: frozen values that say how relevance passes an operation, one file a family."""
+
+from relprop.rules.base import FAMILIES as FAMILIES
+from relprop.rules.base import Constant as Constant
+from relprop.rules.base import Gradient as Gradient
+from relprop.rules.base import Rule as Rule
+from relprop.rules.bounded import Flat as Flat
+from relprop.rules.bounded import WSquare as WSquare
+from relprop.rules.bounded import ZBox as ZBox
+from relprop.rules.linear import AlphaBeta as AlphaBeta
+from relprop.rules.linear import Epsilon as Epsilon
+from relprop.rules.linear import Gamma as Gamma
+from relprop.rules.linear import LinearRule as LinearRule
+from relprop.rules.linear import Pass as Pass
+from relprop.rules.linear import Zero as Zero
+from relprop.rules.linear import ZPlus as ZPlus
+from relprop.rules.nonlinear import ConstantStatistics as ConstantStatistics
+from relprop.rules.nonlinear import DeconvReLU as DeconvReLU
+from relprop.rules.nonlinear import GuidedReLU as GuidedReLU
+from relprop.rules.nonlinear import Identity as Identity
+from relprop.rules.nonlinear import SoftmaxGradient as SoftmaxGradient
+from relprop.rules.structure import Absolute as Absolute
+from relprop.rules.structure import EpsilonPool as EpsilonPool
+from relprop.rules.structure import Equal as Equal
+from relprop.rules.structure import EqualTies as EqualTies
+from relprop.rules.structure import Half as Half
+from relprop.rules.structure import Proportional as Proportional
+from relprop.rules.structure import ResidualGamma as ResidualGamma
+from relprop.rules.structure import SignalTakesAll as SignalTakesAll
+from relprop.rules.structure import Signed as Signed
+from relprop.rules.structure import WinnerTakesAll as WinnerTakesAll

@@ -1,0 +1,91 @@
+"""What a rule is: a value that says how relevance passes an operation.
+
+A rule has one method for every family of operations that it serves, named like the family: `linear`, `elementwise`,
+`sum`, `product`, `pool`, `norm`, `softmax`, `attention`, `recurrent`. Each takes the operation, the saved operands
+and output, the modified gradient `g` at the output (the relevance there is `output * g`) and the books, and returns
+the modified gradient at the operand (a tuple of them where there are several).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from relprop.ops.base import Op
+
+FAMILIES = ("linear", "elementwise", "sum", "product", "pool", "norm", "softmax", "attention", "recurrent")
+
+
+def as_is(g: Tensor) -> Tensor:
+    """The gradient runs natively."""
+    return g
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Base of all rules: frozen, compared and printed by its parameters.
+
+    home         the families that the rule is given to by a selector that names no kind
+    gives_zeros  whether it gives relevance to entries that are zero
+    """
+
+    home: ClassVar[tuple[str, ...]] = ()
+    gives_zeros: ClassVar[bool] = False
+
+    def serves(self, family: str) -> bool:
+        return family == "fixed" or callable(getattr(self, family, None))
+
+    def native(self, op: Any) -> Callable[[Tensor], Tensor] | None:
+        """If torch's own gradient does the work: what is done to `g` before it. None: the rule's method does."""
+        return None
+
+    def constant(self, op: Any) -> bool:
+        """Whether nothing passes: the result counts as a constant."""
+        return False
+
+    def keeps(self, op: Op) -> tuple[bool, bool]:
+        """Whether the operands and the output are needed in the backward."""
+        return True, True
+
+    def __str__(self) -> str:
+        shown = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+@dataclass(frozen=True)
+class Gradient(Rule):
+    """Torch's own gradient: for softmax this is AttnLRP's rule, for a linear map LRP-0.
+
+    Conserves where the operation is of degree one.
+    """
+
+    home: ClassVar[tuple[str, ...]] = FAMILIES
+
+    def native(self, op: Any) -> Callable[[Tensor], Tensor]:
+        return as_is
+
+    def _never(self, *args: Any) -> Any:
+        raise AssertionError("runs natively")
+
+    linear = elementwise = sum = product = pool = norm = softmax = attention = _never
+
+
+@dataclass(frozen=True)
+class Constant(Rule):
+    """Nothing passes: the operation's result counts as a constant, as attention weights do in CP-LRP.
+
+    [Ali et al. 2022, section 3.2]
+    """
+
+    home: ClassVar[tuple[str, ...]] = FAMILIES
+
+    def constant(self, op: Any) -> bool:
+        return True
+
+    def _never(self, *args: Any) -> Any:
+        raise AssertionError("nothing passes")
+
+    linear = elementwise = sum = product = pool = norm = softmax = _never

@@ -1,0 +1,318 @@
+r"""Rules for linear maps `z = A a + b` (convolutions, dense layers, products with a constant).
+
+Notation: `R` relevance at the output, `g = R / z` the modified gradient there, `(.)+` and `(.)-` positive and negative
+parts, `s` the ratio of relevance and denominator. A rule returns `g = R / a` at the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from relprop.errors import RuleError
+from relprop.numerics import Epsilons, dot, negative, nonzero, positive, sign, stabiliser
+from relprop.ops.base import Books
+from relprop.ops.linear import LinearMap
+from relprop.rules.base import Rule, as_is
+
+Bias = Literal["absorb", "zero", "distribute"]
+_HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class LinearRule(Rule):
+    """What the rules for linear maps share.
+
+    epsilon  the stabiliser of the denominator: a number, a `Stabilizer` (clip, norm-scale) or a callable
+    bias     "absorb": the bias stands in the denominator alone and takes its share;
+             "zero": it is left out; "distribute": its share is given to the real inputs in equal parts
+    """
+
+    epsilon: Epsilons = 1e-6
+    bias: Bias = "absorb"
+    home: ClassVar[tuple[str, ...]] = ("linear",)
+
+    def __post_init__(self) -> None:
+        if self.bias not in ("absorb", "zero", "distribute"):
+            raise RuleError(f'bias must be "absorb", "zero" or "distribute", got {self.bias!r}')
+        if not callable(self.epsilon) and not self.epsilon >= 0:
+            raise RuleError(f"epsilon must be >= 0, got {self.epsilon}")
+
+    def linear(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
+        """The modified gradient at `a`. Half precision: ratios and denominators are formed in float32."""
+        dtype = a.dtype
+        if z.dtype in _HALF:
+            z, g = z.float(), g.float()
+        r = self.pull(op, a, z, g, books)
+        return r if r.dtype == dtype else r.to(dtype)
+
+    def pull(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
+        raise NotImplementedError
+
+    # -- the steps that rules share ------------------------------------------------------------------------------
+
+    def _bias(self, op: LinearMap) -> Tensor | None:
+        return None if self.bias == "zero" else op.bias
+
+    def _relevance(self, op: LinearMap, z: Tensor, g: Tensor) -> Tensor:
+        """What is to be distributed: `R = g * z`, readable on zeros where relevance may stand on them."""
+        return g * (nonzero(z) if op.carrying else z)
+
+    def _settle(
+        self,
+        op: LinearMap,
+        a: Tensor,
+        r: Tensor,
+        s: Tensor,
+        den: Tensor,
+        stable: Tensor,
+        bias: Tensor | None,
+        books: Books,
+    ) -> Tensor:
+        """Write down what bias and stabiliser take, or give it to the inputs in equal parts."""
+        if op.carrying:
+            r = torch.where(a == 0, 0.0, r)
+        if self.bias == "distribute":
+            rest = s * (stable - den) if bias is None else s * (stable - den + op.shaped_bias(bias))
+            return r + spread(op, rest / op.fan_in(a), a) / nonzero(a)
+        if bias is not None:
+            books.add("bias", op.bias_share(s, bias))
+        if stable is not den:
+            books.add("epsilon", dot(s, stable - den))
+        return r
+
+    @property
+    def gives_zeros(self) -> bool:  # type: ignore[override]
+        return self.bias == "distribute"
+
+
+def spread(op: LinearMap, share: Tensor, a: Tensor) -> Tensor:
+    """Each output's share given to every connected real input: `A(1)^T share`."""
+    return op.support(op.transpose(share.to(op.weight.dtype), torch.ones_like(op.weight), a))
+
+
+def transpose(op: LinearMap, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
+    return op.transpose(s if s.dtype == w.dtype else s.to(w.dtype), w, a)
+
+
+@dataclass(frozen=True)
+class Epsilon(LinearRule):
+    r"""LRP-epsilon: proportional to the contributions, damped where they cancel.
+
+    R_j = sum_k  a_j w_jk / (z_k + eps sign z_k)  R_k
+
+    Conserves up to the shares of bias and epsilon. [Bach et al. 2015, eq. 58; Montavon et al. 2019, sec. 10.2.2]
+    """
+
+    def native(self, op: Any) -> Callable[[Tensor], Tensor] | None:
+        plain = not callable(self.epsilon) and self.epsilon == 0 and self.bias == "absorb"
+        return as_is if plain and not op.carrying else None
+
+    def keeps(self, op: Any) -> tuple[bool, bool]:
+        return True, True
+
+    def pull(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
+        bias = self._bias(op)
+        den = z if bias is op.bias or op.bias is None else z - op.shaped_bias(op.bias)
+        if not callable(self.epsilon) and self.epsilon == 0:
+            stable = den if den is z and not op.carrying else nonzero(den)
+        else:
+            stable = stabiliser(self.epsilon)(den)
+        s = self._relevance(op, z, g) / stable
+        return self._settle(op, a, transpose(op, s, op.weight, a), s, den, stable, bias, books)
+
+
+@dataclass(frozen=True)
+class Zero(Epsilon):
+    r"""LRP-0: gradient times input of the map.
+
+    R_j = sum_k  a_j w_jk / z_k  R_k
+
+    Conserves up to the bias share. [Bach et al. 2015, eq. 56; Montavon et al. 2019, sec. 10.2.1]
+    """
+
+    epsilon: Epsilons = 0.0
+
+
+@dataclass(frozen=True)
+class Gamma(LinearRule):
+    r"""LRP-gamma: favour the contributions that agree with the output.
+
+    generalised (default), for inputs of any sign:
+        z_k > 0:  R_j = sum_k (a_j w_jk + gamma (a_j w_jk)+) / (z_k + gamma z_k+ ) R_k
+        z_k < 0:  the same with the negative parts;  z_k = 0: dropped
+    standard, for inputs >= 0:
+        R_j = sum_k a_j (w_jk + gamma w_jk+) / sum_j a_j (w_jk + gamma w_jk+) R_k
+
+    The bias is treated as a weight: b + gamma b+ (b-). Conserves up to the shares of bias and epsilon.
+    [Montavon et al. 2019, sec. 10.2.3; Andeol et al. 2021, eq. 8]
+    """
+
+    gamma: float = 0.25
+    variant: Literal["generalised", "standard"] = "generalised"
+
+    def __init__(
+        self,
+        gamma: float = 0.25,
+        variant: Literal["generalised", "standard"] = "generalised",
+        epsilon: Epsilons = 1e-6,
+        bias: Bias = "absorb",
+    ) -> None:
+        for name, value in {"gamma": gamma, "variant": variant, "epsilon": epsilon, "bias": bias}.items():
+            object.__setattr__(self, name, value)
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.gamma >= 0:
+            raise RuleError(f"gamma must be >= 0, got {self.gamma}")
+        if self.variant not in ("generalised", "standard"):
+            raise RuleError(f'variant must be "generalised" or "standard", got {self.variant!r}')
+
+    def pull(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
+        if self.variant == "standard":
+            return self._standard(op, a, z, g, books)
+        gamma, bias = self.gamma, self._bias(op)
+        absolute = op.weight.abs()
+        z0 = z if op.bias is None else z - op.shaped_bias(op.bias)
+        za = op.apply(a if op.nonneg else a.abs(), absolute)
+        up = z > 0
+        agreeing = (z0 + torch.where(up, za, -za)) / 2
+        den = z0 + gamma * agreeing
+        if bias is not None:
+            b = op.shaped_bias(bias)
+            modified = torch.where(up, b + gamma * positive(b), b + gamma * negative(b))
+            den = den + modified
+        stable = stabiliser(self.epsilon)(den)
+        s = torch.where(z == 0, 0.0, g * z / stable)
+        if op.carrying:
+            books.add("epsilon", dot((z == 0).to(g.dtype), g * nonzero(z)))
+        mirrored = transpose(op, torch.where(up, s, -s), absolute, a)
+        if not op.nonneg:
+            mirrored = mirrored * sign(a)
+        r = (1 + gamma / 2) * transpose(op, s, op.weight, a) + gamma / 2 * mirrored
+        if bias is None:
+            return self._settle(op, a, r, s, den, stable, None, books)
+        return self._settle_shaped(op, a, r, s, den, stable, modified, books)
+
+    def _settle_shaped(
+        self, op: LinearMap, a: Tensor, r: Tensor, s: Tensor, den: Tensor, stable: Tensor, b: Tensor, books: Books
+    ) -> Tensor:
+        """As `_settle`, for a bias that differs from output to output."""
+        if op.carrying:
+            r = torch.where(a == 0, 0.0, r)
+        if self.bias == "distribute":
+            return r + spread(op, s * (stable - den + b) / op.fan_in(a), a) / nonzero(a)
+        books.add("bias", dot(s, b))
+        if stable is not den:
+            books.add("epsilon", dot(s, stable - den))
+        return r
+
+    def _standard(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
+        w = op.weight + self.gamma * positive(op.weight)
+        bias = self._bias(op)
+        b = None if bias is None else bias + self.gamma * positive(bias)
+        den = op.apply(a, w, b).to(z.dtype)
+        stable = stabiliser(self.epsilon)(den)
+        s = self._relevance(op, z, g) / stable
+        return self._settle(op, a, transpose(op, s, w, a), s, den, stable, b, books)
+
+
+@dataclass(frozen=True)
+class AlphaBeta(LinearRule):
+    r"""LRP-alpha-beta: positive and negative contributions apart, alpha - beta = 1.
+
+    R_j = sum_k [ alpha (a_j w_jk)+ / (z_k+ + b_k+)  -  beta (a_j w_jk)- / (z_k- + b_k-) ] R_k
+
+    Conserves up to the shares of bias and epsilon, except where an output has no contribution of one sign: that
+    branch is empty and its relevance is in the audit's excess. [Bach et al. 2015, eq. 60]
+    """
+
+    alpha: float = 2.0
+    beta: float = 1.0
+
+    def __init__(
+        self, alpha: float = 2.0, beta: float | None = None, epsilon: Epsilons = 1e-6, bias: Bias = "absorb"
+    ) -> None:
+        beta = alpha - 1 if beta is None else beta
+        for name, value in {"alpha": alpha, "beta": beta, "epsilon": epsilon, "bias": bias}.items():
+            object.__setattr__(self, name, value)
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.alpha >= 1 and self.beta >= 0):
+            raise RuleError(f"alpha must be >= 1 and beta >= 0, got alpha={self.alpha}, beta={self.beta}")
+        if abs(self.alpha - self.beta - 1) > 1e-9:
+            raise RuleError(f"alpha - beta must be 1, got {self.alpha} - {self.beta} = {self.alpha - self.beta}")
+
+    def pull(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
+        relevance = self._relevance(op, z, g)
+        r = self._branch(op, a, self.alpha * relevance, positive, books)
+        if self.beta:
+            r = r + self._branch(op, a, -self.beta * relevance, negative, books)
+        return r
+
+    def _branch(
+        self, op: LinearMap, a: Tensor, relevance: Tensor, part: Callable[[Tensor], Tensor], books: Books
+    ) -> Tensor:
+        """The contributions of one sign."""
+        other = negative if part is positive else positive
+        w, bias = part(op.weight), self._bias(op)
+        b = None if bias is None else part(bias)
+        if op.nonneg:
+            den = op.apply(a, w, b)
+        else:
+            crossed = other(op.weight)
+            den = op.apply(positive(a), w, b) + op.apply(negative(a), crossed)
+        den = den.to(relevance.dtype)
+        stable = stabiliser(self.epsilon)(den)
+        s = relevance / stable if self.epsilon != 0 else torch.where(den == 0, 0.0, relevance / nonzero(den))
+        r = transpose(op, s, w, a)
+        if not op.nonneg:
+            r = torch.where(a < 0, transpose(op, s, crossed, a), r)
+        empty = den == 0
+        books.add("excess", torch.where(empty, relevance, 0.0).sum())
+        s = torch.where(empty, 0.0, s)
+        return self._settle(op, a, r, s, den, stable, b, books)
+
+
+@dataclass(frozen=True)
+class ZPlus(AlphaBeta):
+    r"""LRP-z+: positive contributions alone; alpha-beta with alpha = 1, beta = 0.
+
+    R_j = sum_k (a_j w_jk)+ / (sum_j (a_j w_jk)+ + b_k+) R_k
+
+    Conserves up to the shares of bias and epsilon. [Montavon et al. 2017, eq. 13]
+    """
+
+    alpha: float = 1.0
+    beta: float = 0.0
+
+    def __init__(self, epsilon: Epsilons = 1e-6, bias: Bias = "absorb") -> None:
+        super().__init__(1.0, 0.0, epsilon, bias)
+
+
+@dataclass(frozen=True)
+class Pass(Rule):
+    """Relevance passes unchanged, entry by entry; the shapes of input and output must be equal."""
+
+    home: ClassVar[tuple[str, ...]] = ("linear", "elementwise", "norm", "pool", "softmax")
+
+    @property
+    def gives_zeros(self) -> bool:  # type: ignore[override]
+        return True
+
+    def _pass(self, op: Any, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
+        if a.shape != z.shape:
+            raise RuleError(
+                f"Pass needs an operation that keeps the shape, but {op.kind} maps {tuple(a.shape)} to "
+                f"{tuple(z.shape)}: choose another rule for it"
+            )
+        return g * nonzero(z) / nonzero(a)
+
+    linear = elementwise = norm = pool = softmax = _pass

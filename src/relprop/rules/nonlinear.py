@@ -1,0 +1,126 @@
+"""Rules for what is not linear: activations, norms, softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from relprop.errors import RuleError
+from relprop.numerics import dot, nonzero
+from relprop.ops.base import Books
+from relprop.ops.elementwise import Elementwise
+from relprop.ops.norm import Norm
+from relprop.ops.softmax import Softmax
+from relprop.rules.base import Rule, as_is
+
+
+@dataclass(frozen=True)
+class Identity(Rule):
+    r"""Relevance passes an elementwise function unchanged.
+
+    R_in = R_out,   that is  g_in = g_out f(x)/x  (its limit at 0)
+
+    For norms: the normalised, scaled entry passes its relevance to the entry it came from. Conserves exactly, but for
+    a function with f(0) != 0 at an input that is exactly 0.
+    [Bach et al. 2015; Achtibat et al. 2024, AttnLRP, eq. 9 and Prop. 3.4]
+    """
+
+    home: ClassVar[tuple[str, ...]] = ("elementwise", "norm", "softmax")
+
+    def native(self, op: Any) -> Callable[[Tensor], Tensor] | None:
+        return as_is if isinstance(op, Elementwise) and op.degree_one and not op.carrying else None
+
+    def keeps(self, op: Any) -> tuple[bool, bool]:
+        return True, op.carrying or getattr(op, "ratio", None) is None
+
+    def elementwise(self, op: Elementwise, x: Tensor, y: Tensor | None, g: Tensor, books: Books) -> Tensor:
+        if y is None:
+            assert op.ratio is not None
+            return g * op.ratio(x)
+        if op.carrying:
+            return g * nonzero(y) / nonzero(x)
+        ratio = torch.where((x == 0) & (y == 0), op.at_zero, y / nonzero(x))
+        return g * ratio
+
+    def norm(self, op: Norm, x: Tensor, y: Tensor, g: Tensor, books: Books) -> Tensor:
+        return g * nonzero(y) / nonzero(x)
+
+    def softmax(self, op: Softmax, x: Tensor, y: Tensor, g: Tensor, books: Books) -> Tensor:
+        return g * nonzero(y) / nonzero(x)
+
+
+@dataclass(frozen=True)
+class GuidedReLU(Rule):
+    """Guided backpropagation: only positive gradients pass, and only where the unit was active.
+
+    g_in = 1[x > 0] max(g_out, 0). A gradient method: nothing is conserved. [Springenberg et al. 2015]
+    """
+
+    home: ClassVar[tuple[str, ...]] = ("elementwise",)
+
+    def elementwise(self, op: Elementwise, x: Tensor, y: Tensor, g: Tensor, books: Books) -> Tensor:
+        if op.name != "relu":
+            raise RuleError(f"GuidedReLU serves ReLU alone, got {op.name}: choose another rule for it")
+        return torch.where(y > 0, g, 0.0).clamp(min=0)
+
+    def keeps(self, op: Any) -> tuple[bool, bool]:
+        return False, True
+
+
+@dataclass(frozen=True)
+class DeconvReLU(GuidedReLU):
+    """Deconvnet: only positive gradients pass, wherever the unit stood.
+
+    g_in = max(g_out, 0). A gradient method: nothing is conserved. [Zeiler and Fergus 2014]
+    """
+
+    def elementwise(self, op: Elementwise, x: Tensor, y: Tensor, g: Tensor, books: Books) -> Tensor:
+        if op.name != "relu":
+            raise RuleError(f"DeconvReLU serves ReLU alone, got {op.name}: choose another rule for it")
+        return g.clamp(min=0)
+
+
+@dataclass(frozen=True)
+class ConstantStatistics(Rule):
+    r"""The LN rule: mean and scale of a normalisation are constants of the map, which only centres and scales.
+
+    y = (x - mean(x)) c w + b,  c held constant:   R_i = x_i (g' - mean(g'))_i,  g' = g w c
+
+    Conserves up to the bias share. [Ali et al. 2022, eq. 8; Achtibat et al. 2024, sec. 3.3.3]
+    """
+
+    home: ClassVar[tuple[str, ...]] = ("norm",)
+
+    def keeps(self, op: Any) -> tuple[bool, bool]:
+        return True, False
+
+    def norm(self, op: Norm, x: Tensor, y: Tensor, g: Tensor, books: Books) -> Tensor:
+        if op.bias is not None:
+            books.add("bias", (g * op.bias).sum())
+        return op.pull_back(g, x)
+
+
+@dataclass(frozen=True)
+class SoftmaxGradient(Rule):
+    r"""AttnLRP's softmax rule: the Taylor expansion at the input, which is the native gradient.
+
+    R_i = x_i (R_i^out - s_i sum_j R_j^out)
+
+    Not conserving: the expansion's constant term takes the rest (the audit's excess). [Achtibat et al. 2024, Prop. 3.1]
+    """
+
+    home: ClassVar[tuple[str, ...]] = ("softmax",)
+
+    def keeps(self, op: Any) -> tuple[bool, bool]:
+        return True, True
+
+    def softmax(self, op: Softmax, x: Tensor, y: Tensor, g: Tensor, books: Books) -> Tensor:
+        pulled = op.gradient(g, y)
+        finite = torch.where(x.isinf(), 0.0, x)
+        value = torch.where(y.isinf(), 0.0, y)
+        books.add("excess", dot(value, g) - dot(finite, pulled))
+        return pulled

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import relprop as rp
+from relprop.record.nodes import NODES
 from tests.architectures.arch_models import draw
 from tests.reference.recipe import fill
 from tests.support.compare import assert_close
@@ -61,8 +62,8 @@ class Swish(nn.Module):
 def registered() -> Iterator[None]:
     """Registrations last as long as the test."""
     yield
-    for what in (Softplus2, Swish, torch.jit.RecursiveScriptModule):
-        rp.NODES.forget(what)
+    for what in (Softplus2, Swish, torch.jit.RecursiveScriptModule):  # whatever of these was registered
+        NODES.forget(what)
 
 
 def test_custom_function_is_refused_by_name() -> None:
@@ -80,7 +81,7 @@ def test_custom_function_with_the_identity_rule(registered: None) -> None:
     model = fill(Custom().double())
     x = draw(2, 4)
     r = draw(2, 3, seed=9)
-    rp.NODES.register_function(
+    rp.register_function(
         Softplus2,
         lambda node, g: g * torch.log2(1 + torch.exp2(node.saved_tensors[0])) / node.saved_tensors[0],
     )
@@ -110,10 +111,10 @@ def test_custom_function_may_pass_as_gradient() -> None:
 
 def test_functions_of_the_same_name_are_told_apart_or_shared(registered: None) -> None:
     """Registering twice must be asked for."""
-    rp.NODES.register_function(Softplus2)
+    rp.register_function(Softplus2)
     with pytest.raises(rp.RelpropError, match="already"):
-        rp.NODES.register_function(Softplus2)
-    rp.NODES.register_function(Softplus2, replace=True)
+        rp.register_function(Softplus2)
+    rp.register_function(Softplus2, replace=True)
 
 
 SCRIPT = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
@@ -141,7 +142,7 @@ def test_scripted_submodule_works_once_registered(registered: None) -> None:
     plain = fill(Scripted(Swish(), script=False).double())
     plain.load_state_dict(scripted.state_dict())
     x, r = draw(2, 4), draw(2, 3, seed=9)
-    rp.NODES.register_module(type(scripted.inner), "identity")
+    rp.register_module(type(scripted.inner), "identity")
     found = rp.LRP(scripted, rp.Zero()).explain(x, target=r).relevance
     expected = rp.LRP(plain, rp.Zero()).explain(x, target=r).relevance
     assert_close(found, expected, rtol=1e-10)

@@ -61,16 +61,15 @@ def test_relevance_per_dimension(name: str, rule: str, dtype: torch.dtype, atten
 @pytest.mark.parametrize("rule", PRESETS)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_relevance_per_token_from_ids(name: str, rule: str) -> None:
-    """Ids in: the relevance of a token is the sum over the dimensions of its embedding."""
+    """Ids in: relevance at the embedding, and its sum over the width for each token."""
     entry = SETTINGS[name]
     model = build(entry)
     ids = torch.tensor(entry["ids"])
     explanation = rp.LRP(model, PRESETS[rule]()).explain(input_ids=ids, target=logit(entry))
-    found = explanation.relevance
-    found = found["input_ids"] if isinstance(found, dict) else found
-    expected = torch.from_numpy(STORED[key(name, rule, torch.float32)]).sum(-1)
-    assert found.shape == ids.shape
-    assert_close(found[0], expected, rtol=1e-5, label=f"{name} {rule}")
+    expected = torch.from_numpy(STORED[key(name, rule, torch.float32)])
+    assert_close(explanation.relevance[0], expected, rtol=1e-5, label=f"{name} {rule}")
+    assert explanation.per_token().shape == ids.shape
+    assert_close(explanation.per_token()[0], expected.sum(-1), rtol=1e-5, label=f"{name} {rule}")
 
 
 @pytest.mark.parametrize("name", SETTINGS)

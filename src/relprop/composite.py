@@ -60,6 +60,8 @@ class Composite:
 
     def __init__(self, rows: Sequence[Row] | Rule = (), name: str = "Composite") -> None:
         self.name = name
+        #: Whether the user wrote selectors: then each must match something.
+        self.selective = not isinstance(rows, Rule)
         self._rows = as_rows(rows)
 
     @property

@@ -297,7 +297,7 @@ def _head(recorder: Recorder, tensor: Tensor) -> Tensor | None:
 def _check_rows(recorder: Recorder) -> None:
     """Every row of the user's composite must have matched a site that its rule serves."""
     composite = recorder.composite
-    if type(composite) is not Composite or not recorder.sites:
+    if type(composite) is not Composite or not composite.selective or not recorder.sites:
         return
     for i, (selector, rule) in enumerate(composite.rows):
         matched = [s for s, _ in recorder.sites if selector.matches(s)]

@@ -75,8 +75,8 @@ class Op:
     def pull(
         self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor], gs: Sequence[Tensor], books: Books
     ) -> tuple[Tensor | None, ...]:
-        """The modified gradients of the operands. The default asks the rule's method named `family`."""
-        return getattr(rule, self.family)(self, operands, outputs[0], gs[0], books)
+        """The modified gradients of the operands. The default, for one operand, asks the rule's method `family`."""
+        return (getattr(rule, self.family)(self, operands[0], outputs[0], gs[0], books),)
 
 
 class Native:

@@ -1,18 +1,18 @@
 """Pictures of relevance.
 
 Bottom up: `palette` (colour maps), `scale` (channels reduced, limits, clipping), `heatmap` (arrays of
-colours, with numpy alone), `files` (arrays to files), `figure` (titles and scales, with matplotlib), `signal` and
-`volume` (other than images), `explanation` (which of them suits an explanation).
+colours, with numpy alone), `files` (arrays to files), `figure` (titles and scales, with matplotlib), `signal`
+and `volume` (other than images), `explanation` (which of them suits an explanation).
 
 Everywhere the scale is the same for both signs, zero has its own colour, and what was clipped is said. A map
 in which every value is zero is hatched, never blank. matplotlib and pillow are imported when they are needed.
 """
 
 from relprop.render.explanation import picture as picture
+from relprop.render.explanation import save as save
 from relprop.render.explanation import show as show
 from relprop.render.figure import grid as grid
 from relprop.render.figure import pixels as pixels
-from relprop.render.figure import save as save
 from relprop.render.files import png_bytes as png_bytes
 from relprop.render.files import save_array as save_array
 from relprop.render.files import save_film as save_film

@@ -13,7 +13,7 @@ from relprop.extras import require
 from relprop.render import figure as figures
 from relprop.render import signal as signals
 from relprop.render import volume as volumes
-from relprop.render.figure import check_path, pixels, save
+from relprop.render.figure import check_path, pixels, save_figure
 
 Kind = Literal["image", "signal", "volume", "bars", "tokens"]
 KINDS: tuple[str, ...] = ("image", "signal", "volume", "bars", "tokens")
@@ -87,8 +87,21 @@ def picture(
         else:
             drawn = signals.bars(one, values=values, title=title, **options)
     if destination is not None:
-        save(drawn, destination)
+        save_figure(drawn, destination)
     return drawn
+
+
+def save(drawn: Any, path: str | Path, **options: Any) -> Path:
+    """Write a figure, or draw an explanation into a file: .png, .svg or .pdf.
+
+    Args:
+        drawn: a figure of this package, or what `picture` takes; then `options` are those of `picture`.
+        path: its folder must be there.
+    """
+    if hasattr(drawn, "savefig"):
+        return save_figure(drawn, path)
+    picture(drawn, path, **options)
+    return Path(path)
 
 
 def show(explanation: Any, image: Any = None, **options: Any) -> None:

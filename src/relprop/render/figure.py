@@ -135,7 +135,7 @@ def grid(
         caption: under the whole.
 
     Returns:
-        A matplotlib Figure; `save` writes it.
+        A matplotlib Figure; `relprop.render.save` writes it.
 
     Raises:
         InputError: for no maps, titles or photographs that do not match in number, maps and photographs that
@@ -182,7 +182,7 @@ def grid(
     rows = math.ceil(len(panels) / columns)
     height, width = panels[0][1].shape[:2]
     tall = min(max(height / width, 0.3), 3.0)
-    figure = new_figure(columns * (_PANEL + 0.55), rows * (_PANEL * tall + 0.62) + (0.25 if caption else 0))
+    figure = new_figure(columns * (_PANEL + 0.55), rows * (_PANEL * tall + 0.72) + (0.25 if caption else 0))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, (shown, picture, title, below) in zip(axes, panels, strict=False):
         panel(axis, picture, title, below)
@@ -217,7 +217,7 @@ def _caption(drawn: Map) -> str:
     text = f"sum {drawn.values.sum():.4g}"
     if drawn.scale.clipped:
         share = 100 * drawn.scale.clipped / drawn.scale.count
-        text += f" · {share:.2g} % clipped, strongest {drawn.scale.largest:.2g}"
+        text += f"\n{share:.2g} % clipped, strongest {drawn.scale.largest:.2g}"
     return text
 
 
@@ -241,7 +241,7 @@ def check_path(path: str | Path) -> Path:
     return path
 
 
-def save(figure: Any, path: str | Path) -> Path:
+def save_figure(figure: Any, path: str | Path) -> Path:
     """Write a figure: the same figure gives the same bytes, and a failure leaves no half-written file."""
     matplotlib = require("matplotlib", "render", "saving a picture")
     path = check_path(path)

@@ -128,8 +128,10 @@ def as_photo(image: Any) -> Colours:
         image.is_floating_point() if isinstance(image, torch.Tensor) else np.asarray(image).dtype.kind == "f"
     )
     array = numbers[0] if numbers.ndim == 4 and numbers.shape[0] == 1 else numbers
-    if array.ndim == 3 and array.shape[-1] not in (1, 3, 4) and array.shape[0] in (1, 3):
-        array = np.moveaxis(array, 0, -1)
+    if array.ndim == 3 and array.shape[0] in (1, 3):
+        # Where both ends could be the channels, they stand where torch and where numpy users have them.
+        if isinstance(image, torch.Tensor) or array.shape[-1] not in (1, 3, 4):
+            array = np.moveaxis(array, 0, -1)
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
@@ -157,9 +159,8 @@ def check_sizes(values: Sequence[int], photo: Sequence[int]) -> None:
     (rows, columns), (height, width) = values[:2], photo[:2]
     if abs(rows * width - columns * height) > max(rows, columns, height, width):
         raise InputError(
-            f"the map is {rows} x {columns} and the photograph {height} x {width}: they do not show the same "
-            f"section. "
-            "Give the photograph as the network saw it, after its crop"
+            f"the map is {rows} x {columns} and the photograph {height} x {width}: they do not show "
+            "the same section. Give the photograph as the network saw it, after its crop"
         )
 
 

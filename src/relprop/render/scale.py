@@ -120,6 +120,20 @@ def is_signed(how: str) -> bool:
     return how in ("sum", "negative", "none")
 
 
+def check_options(reduce: str = "sum", percentile: float = 100.0, smooth: float = 0.0) -> None:
+    """Whether a picture can be drawn with these, asked before the work begins.
+
+    Raises:
+        InputError: for the first that cannot be.
+    """
+    if reduce not in REDUCTIONS:
+        raise InputError(f"unknown reduction {reduce!r}; there are {', '.join(REDUCTIONS)}")
+    if not 0 < percentile <= 100:
+        raise InputError(f"percentile must be above 0 and at most 100, got {percentile}")
+    if not (math.isfinite(smooth) and smooth >= 0):
+        raise InputError(f"smooth must be a standard deviation >= 0 in pixels, got {smooth}")
+
+
 def find_scale(
     values: npt.NDArray[np.float64] | Sequence[npt.NDArray[np.float64]],
     *,

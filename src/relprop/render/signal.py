@@ -109,6 +109,7 @@ def signal(
         ground = paint(Map(array[i : i + 1], scale), colours)
         low, high = _span(curves[i])
         axis.pcolormesh(edges, [low, high], ground, rasterized=True, zorder=0)
+        axis.plot(at, curves[i], color="white", linewidth=2.4, alpha=0.75, zorder=1)
         axis.plot(at, curves[i], color="black", linewidth=0.9, marker="." if length == 1 else None, zorder=2)
         axis.set_xlim(first, last)
         axis.set_ylim(low, high)

@@ -1,0 +1,223 @@
+"""The commands and their options. What takes long to import is imported when a command runs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relprop.cli.progress import Progress
+
+Command = Callable[..., Any]
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, no_args_is_help=True
+)
+@click.version_option(package_name="relprop", message="%(prog)s %(version)s")
+def relprop() -> None:
+    """Layer-wise relevance propagation for any PyTorch model, unedited."""
+
+
+def _model_options(command: Command) -> Command:
+    """The options that say which network, with which weights."""
+    options = [
+        click.option(
+            "--model",
+            default="efficientnet-lite0",
+            show_default=True,
+            metavar="MODEL",
+            help="efficientnet-lite0, torchvision:NAME, timm:NAME, or FILE.py:FACTORY.",
+        ),
+        click.option(
+            "--weights",
+            metavar="FILE",
+            help="Weights: .safetensors, or a state dict as torch.save writes it. Never a pickled model.",
+        ),
+        click.option("--size", type=click.IntRange(1), help="Side of the network's input, if not its own."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _rule_options(command: Command) -> Command:
+    """The options that say which rules."""
+    options = [
+        click.option(
+            "--preset",
+            "presets",
+            multiple=True,
+            metavar="NAME",
+            help='A preset, with arguments if it has any: "EpsilonGammaBox(low=-2, high=2)". '
+            "See relprop presets. Repeatable. [default: the one that suits the network]",
+        ),
+        click.option(
+            "--rule",
+            "rows",
+            multiple=True,
+            metavar="SELECTOR=RULE",
+            help="A rule for chosen operations, before the preset's: \"Name('blocks.0.*')=Gamma(0.25)\". "
+            "Repeatable, the first that matches wins. See relprop rules.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@relprop.command()
+@click.argument("photo")
+@_model_options
+@_rule_options
+@click.option(
+    "--target", metavar="CLASS", help="Index or name of the class to explain. [default: the strongest]"
+)
+@click.option(
+    "--classes", metavar="FILE", help="Class names, one a line, where the network's own are not known."
+)
+@click.option(
+    "--out", metavar="FILE", help="Picture to write: .png, .svg or .pdf. [default: PHOTO-relevance.png]"
+)
+@click.option("--over", is_flag=True, help="Draw the relevance over the photograph.")
+@click.option(
+    "--reduce", default="sum", show_default=True, help="Channels to one number: sum, positive, norm, ..."
+)
+@click.option(
+    "--percentile", type=float, default=99.5, show_default=True, help="Of strengths, that the scale ends at."
+)
+@click.option(
+    "--smooth", type=float, default=0.0, show_default=True, help="Gaussian, in pixels of the input."
+)
+@click.option("--colours", default="relevance", show_default=True, help="Colour map.")
+@click.option("--shared-scale", is_flag=True, help="One scale for the maps of several presets.")
+def explain(
+    photo: str,
+    model: str,
+    weights: str | None,
+    size: int | None,
+    presets: tuple[str, ...],
+    rows: tuple[str, ...],
+    target: str | None,
+    classes: str | None,
+    out: str | None,
+    over: bool,
+    reduce: str,
+    percentile: float,
+    smooth: float,
+    colours: str,
+    shared_scale: bool,
+) -> None:
+    """Explain what a network saw in PHOTO, and draw it.
+
+    PHOTO is a file, or one of the built-in photographs chelsea, coffee and astronaut. With several --preset
+    their maps stand side by side.
+    """
+    from relprop.cli import report, session
+    from relprop.render.figure import check_path
+    from relprop.render.palette import palette
+    from relprop.render.scale import check_options
+
+    rules = session.Rules.read(presets, rows)
+    check_options(reduce, percentile, smooth)
+    palette(colours)
+    destination = check_path(out or f"{Path(photo).stem}-relevance.png")
+    with Progress() as progress:
+        progress.step("loading")
+        subject = session.prepare(photo, model, weights, size=size, classes=classes)
+        progress.step("predicting")
+        scores = session.logits(subject)
+        index = session.choose_target(target, scores, subject.loaded.names)
+    composites = rules.composites(subject.loaded)
+    report.say_notes(subject.loaded.notes)
+    report.say_top(subject, scores)
+    explained = report.explain_all(subject, composites, index)
+    report.say_explained(subject, scores, index, explained)
+    figure = report.draw(
+        subject,
+        index,
+        scores,
+        explained,
+        over=over,
+        reduce=reduce,
+        percentile=percentile,
+        smooth=smooth,
+        colours=colours,
+        shared_scale=shared_scale,
+    )
+    from relprop.render import save
+
+    click.echo(f"wrote {save(figure, destination)}")
+
+
+@relprop.command()
+@click.argument("photo", required=False)
+@_model_options
+@_rule_options
+def plan(
+    photo: str | None,
+    model: str,
+    weights: str | None,
+    size: int | None,
+    presets: tuple[str, ...],
+    rows: tuple[str, ...],
+) -> None:
+    """Print which rule every operation of a network gets, and why, without explaining anything.
+
+    PHOTO, if given, is what the forward runs on; otherwise a grey picture.
+    """
+    from relprop.cli import report, session
+
+    rules = session.Rules.read(presets, rows)
+    with Progress() as progress:
+        progress.step("loading")
+        subject = session.prepare(photo, model, weights, size=size)
+    report.say_notes(subject.loaded.notes)
+    for _, composite in rules.composites(subject.loaded):
+        report.say_plan(subject, composite)
+
+
+@relprop.command()
+def rules() -> None:
+    """List the rules, and the selectors that say which operations they are for."""
+    from relprop.cli import words
+
+    click.echo("rules\n")
+    _list(words.rules())
+    click.echo("\nselectors; combine them with & (and), | (or), ~ (not)\n")
+    _list(words.selectors())
+    click.echo("\nexample: --rule \"Name('blocks.*') & Kind('conv')=Gamma(0.25)\"")
+
+
+@relprop.command()
+def presets() -> None:
+    """List the presets: published sets of rules."""
+    from relprop.cli import words
+
+    _list(words.presets())
+
+
+def _list(classes: dict[str, Any]) -> None:
+    from relprop.cli.words import signature
+
+    for cls in classes.values():
+        first = (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ").strip()
+        click.echo(f"  {signature(cls)}")
+        click.echo(click.wrap_text(first, width=100, initial_indent="      ", subsequent_indent="      "))
+
+
+@relprop.command()
+@click.option(
+    "--out", default="relprop-demo", show_default=True, metavar="FOLDER", help="Where the pictures go."
+)
+@click.option(
+    "--photo", "photos", multiple=True, metavar="PHOTO", help="Other photographs than the built-in ones."
+)
+def demo(out: str, photos: tuple[str, ...]) -> None:
+    """Explain three photographs with a pretrained network and five presets, and draw them."""
+    from relprop.cli.demo import run
+
+    run(Path(out), photos)

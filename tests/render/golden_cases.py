@@ -1,0 +1,110 @@
+"""The pictures that are kept, and how two pictures are compared.
+
+Write them anew after a change that is meant, and look at each:  python -m tests.render.golden_cases
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from relprop.render import (
+    bars,
+    frames,
+    grid,
+    heatmap,
+    montage,
+    overlay,
+    pixels,
+    save_array,
+    signal,
+    slices,
+    strip,
+    tile,
+)
+from relprop.render.palette import NAMES, oklab_from_srgb, palette
+
+FOLDER = Path(__file__).parent / "golden"
+
+
+def scene(size: int = 96) -> tuple[np.ndarray, np.ndarray]:
+    """A photograph of two balls on a slope, and relevance that is for one and against the other."""
+    rows, columns = np.indices((size, size)) / size
+    slope = 0.25 + 0.5 * columns
+    left = np.hypot(rows - 0.45, columns - 0.3) < 0.18
+    right = np.hypot(rows - 0.6, columns - 0.72) < 0.15
+    photo = np.stack([slope, slope * 0.9, slope * 0.8], -1)
+    photo[left], photo[right] = (0.85, 0.55, 0.2), (0.2, 0.5, 0.45)
+    ripples = np.sin(23 * rows + 7 * columns) * np.sin(19 * columns - 5 * rows)
+    relevance = left * (1 + 0.6 * ripples) - 0.6 * right * (1 + 0.8 * ripples) + 0.05 * ripples
+    return (photo * 255).round().astype(np.uint8), relevance
+
+
+def _signals() -> tuple[np.ndarray, np.ndarray]:
+    times = np.linspace(0, 12, 240)
+    curves = np.stack([np.sin(times) * np.exp(-((times - 4) ** 2) / 8), np.cos(3 * times)])
+    return curves, curves * np.roll(curves, 15, axis=1)
+
+
+def _volume() -> tuple[np.ndarray, np.ndarray]:
+    z, y, x = np.mgrid[-1:1:12j, -1:1:30j, -1:1:24j]
+    body = np.exp(-2 * (z**2 + y**2 + x**2)) * (1 + 0.3 * np.sin(9 * x))
+    for_it = np.exp(-20 * ((z - 0.2) ** 2 + (y + 0.3) ** 2 + (x - 0.1) ** 2))
+    return body, for_it - 0.7 * np.exp(-30 * (z**2 + (y - 0.4) ** 2 + (x + 0.3) ** 2))
+
+
+def _palettes() -> np.ndarray:
+    ramp = np.linspace(-1, 1, 256)[None].repeat(10, 0)
+    return np.concatenate([palette(name)(ramp) for name in NAMES])
+
+
+def _film() -> np.ndarray:
+    photo, relevance = scene(48)
+    return tile(list(frames(np.stack([relevance * k for k in (0.2, 0.6, 1.0)]), [photo] * 3)))
+
+
+CASES: dict[str, Callable[[], np.ndarray]] = {
+    "palettes": _palettes,
+    "heatmap": lambda: heatmap(scene()[1]),
+    "heatmap_clipped": lambda: heatmap(scene()[1] ** 3, percentile=95),
+    "heatmap_positive": lambda: heatmap(scene()[1], reduce="positive", colours="hot"),
+    "heatmap_zero": lambda: heatmap(np.zeros((32, 48))),
+    "overlay": lambda: overlay(scene()[1], scene()[0]),
+    "overlay_contours": lambda: overlay(scene()[1], scene()[0], smooth=2, contours=(-0.3, 0.3, 0.7)),
+    "strip": lambda: strip(_signals()[1]),
+    "montage": lambda: montage(_volume()[1], _volume()[0]),
+    "film": _film,
+    "figure_grid": lambda: pixels(
+        grid([scene()[1], scene()[1] ** 3, 0 * scene()[1]], ["own", "cubed", "zero"], photo=scene()[0])
+    ),
+    "figure_shared": lambda: pixels(
+        grid([scene()[1], scene()[1] / 3], ["a", "a / 3"], shared_scale=True, over=True, photo=scene()[0])
+    ),
+    "figure_signal": lambda: pixels(signal(_signals()[1], _signals()[0], names=["breath", "pulse"])),
+    "figure_volume": lambda: pixels(slices(_volume()[1], _volume()[0], title="volume")),
+    "figure_bars": lambda: pixels(bars(np.sin(np.arange(30.0)), most=8)),
+}
+
+
+def difference(one: np.ndarray, other: np.ndarray, block: int) -> float:
+    """How different two pictures look: the largest OKLab distance between blocks of pixels.
+
+    Averaging over blocks forgives what another version of a font draws a pixel further; about 0.02 can just
+    be seen.
+    """
+    assert one.shape == other.shape, f"sizes differ: {one.shape} and {other.shape}"
+    lab = [oklab_from_srgb(picture / 255) for picture in (one, other)]
+    apart = lab[0] - lab[1]
+    height, width = (n - n % block for n in apart.shape[:2])
+    if height and width:
+        blocks = apart[:height, :width].reshape(height // block, block, width // block, block, 3)
+        apart = blocks.mean((1, 3))
+    return float(np.linalg.norm(apart, axis=-1).max())
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for name, make in CASES.items():
+        print(save_array(make(), FOLDER / f"{name}.png"))

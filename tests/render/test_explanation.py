@@ -1,0 +1,93 @@
+"""Which drawing an explanation gets, from the shape of what was explained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from relprop.errors import InputError
+from relprop.render import heatmap, picture
+from tests.render.test_figure import pictures, texts
+
+
+@dataclass
+class Explained:
+    """What `picture` reads of an explanation."""
+
+    relevance: Any
+    target: Any = None
+
+
+def test_an_image_with_its_photograph(tmp_path: Path) -> None:
+    relevance = torch.randn(1, 3, 6, 6)
+    photo = np.zeros((6, 6, 3), np.uint8)
+    figure = picture(Explained(relevance, torch.tensor([281])), tmp_path / "a.png", photo, percentile=100)
+    shown = pictures(figure)
+    np.testing.assert_array_equal(shown[0], photo)
+    np.testing.assert_array_equal(shown[1], heatmap(relevance))
+    assert "target 281" in texts(figure)
+    assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_a_batch_with_a_target_each() -> None:
+    explained = Explained(torch.randn(3, 1, 4, 4), torch.tensor([5, 6, 7]))
+    written = texts(picture(explained))
+    assert "sample 0 · target 5" in written and "sample 2 · target 7" in written
+    photos = torch.zeros(3, 1, 4, 4)
+    assert len(pictures(picture(explained, image=photos))) == 6
+    assert len(pictures(picture(explained, image=photos, sample=1))) == 2
+
+
+def test_a_large_batch_says_how_many_are_shown() -> None:
+    figure = picture(torch.randn(20, 1, 2, 2))
+    assert len(pictures(figure)) == 12 and "the first 12 of 20 samples" in texts(figure)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "expected"),
+    [
+        ((2, 7), None, "feature 3"),
+        ((7,), None, "feature 3"),
+        ((2, 3, 9), None, "channel 2"),
+        ((1, 2, 3, 4, 5), None, "depth"),
+        ((1, 5, 8), "tokens", "sum"),
+        ((4, 5), "image", "sum"),
+    ],
+)
+def test_the_drawing_follows_the_shape(shape: tuple[int, ...], kind: Any, expected: str) -> None:
+    assert expected in texts(picture(torch.randn(shape), kind=kind))
+
+
+def test_one_of_several_inputs() -> None:
+    explained = Explained({"image": torch.randn(1, 3, 4, 4), "table": [torch.randn(1, 5)]})
+    assert "image" in texts(picture(explained))
+    assert "table[0]" in texts(picture(explained, which="table[0]"))
+    with pytest.raises(InputError, match=r"no explained input 'tables'; there are 'image', 'table\[0\]'"):
+        picture(explained, which="tables")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: picture(torch.zeros(1, 2, 3, 4, 5, 6)), "give kind=, one of image"),
+        (lambda: picture(torch.tensor(1.0)), "give kind="),
+        (lambda: picture({}), "no relevance to draw"),
+        (lambda: picture(torch.zeros(2, 3), sample=2), "sample 2 is out of range: there are 2"),
+        (lambda: picture(torch.ones(2, 3, 4), image=torch.ones(3, 3, 4)), "2 samples were explained, but 3"),
+        (lambda: picture(torch.ones(2, 3, 4), image=torch.ones(3, 4)), "in a list"),
+        (lambda: picture(torch.full((1, 3, 2, 2), float("nan"))), "12 NaN"),
+    ],
+)
+def test_bad_input(call: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def test_nothing_is_drawn_where_it_cannot_be_saved(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not .bmp"):
+        picture(torch.full((1, 3, 2, 2), float("nan")), tmp_path / "a.bmp")  # the path is checked first

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from relprop.ops.base import Op
 
-FAMILIES = ("linear", "elementwise", "sum", "product", "pool", "norm", "softmax", "attention", "recurrent")
+FAMILIES = ("linear", "elementwise", "sum", "product", "pool", "norm", "softmax", "attention", "recurrent",
+            "selection")  # fmt: skip
 
 
 def as_is(g: Tensor) -> Tensor:
@@ -47,11 +48,17 @@ class Rule:
         return False
 
     def keeps(self, op: Op) -> tuple[bool, bool]:
-        """Whether the operands and the output are needed in the backward."""
+        """Whether operands and output are needed in the backward."""
         return True, True
 
     def __str__(self) -> str:
-        shown = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
+        shown = []
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                shown.append(f"{f.name}=<tensor {tuple(value.shape)}>")
+            elif value != f.default:
+                shown.append(f"{f.name}={value!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
@@ -64,13 +71,16 @@ class Gradient(Rule):
 
     home: ClassVar[tuple[str, ...]] = FAMILIES
 
-    def native(self, op: Any) -> Callable[[Tensor], Tensor]:
-        return as_is
+    def native(self, op: Any) -> Callable[[Tensor], Tensor] | None:
+        return as_is if op.family != "attention" else None
 
     def _never(self, *args: Any) -> Any:
         raise AssertionError("runs natively")
 
-    linear = elementwise = sum = product = pool = norm = softmax = attention = _never
+    linear = elementwise = sum = product = pool = norm = softmax = selection = _never
+
+    def attention(self, op: Any) -> dict[str, float]:
+        return dict.fromkeys(op.roles, 1.0)
 
 
 @dataclass(frozen=True)
@@ -88,4 +98,4 @@ class Constant(Rule):
     def _never(self, *args: Any) -> Any:
         raise AssertionError("nothing passes")
 
-    linear = elementwise = sum = product = pool = norm = softmax = _never
+    linear = elementwise = sum = product = pool = norm = softmax = attention = recurrent = _never

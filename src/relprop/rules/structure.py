@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from relprop.errors import RuleError
-from relprop.numerics import Epsilons, dot, nonzero, reduce_to, stabiliser
+from relprop.numerics import Epsilons, divide, dot, nonzero, reduce_to, stabiliser
 from relprop.ops.base import Books
 from relprop.ops.elementwise import Product, Sum
 from relprop.ops.pool import Pool
@@ -42,17 +42,18 @@ class Signed(Rule):
     [zennit's Norm on a sum; captum; definitions of LRP-0 on y = sum(x_i)]
     """
 
-    epsilon: Epsilons = 1e-6
+    epsilon: Epsilons = 0.0
     home: ClassVar[tuple[str, ...]] = ("sum",)
 
     def native(self, op: Any) -> Callable[[Tensor], Tensor] | None:
-        return None if op.carrying else as_is
+        plain = not callable(self.epsilon) and self.epsilon == 0
+        return as_is if plain and not op.carrying else None
 
     def sum(self, op: Sum, operands: Sequence[Tensor], y: Tensor, g: Tensor, books: Books) -> Pulled:
-        stable = stabiliser(self.epsilon)(y)
         relevance = g * nonzero(y)
-        s = relevance / stable
-        books.add("epsilon", dot(s, stable - y))
+        # without an epsilon of its own, a sum that cancels to zero passes nothing
+        s = divide(relevance, stabiliser(self.epsilon)(y))
+        books.add("epsilon", (relevance - s * y).sum())
         constant = _constant(op, y)
         if constant is not None:
             books.add("constants", dot(s, constant))
@@ -144,9 +145,9 @@ def _split(
             for p, t in zip(parts, operands, strict=True)
         )
     if op.carrying:
-        stable = stabiliser(1e-6)(z)
-        g = g * nonzero(z) / stable
-        books.add("epsilon", dot(g, stable - z))
+        relevance = g * nonzero(z)
+        g = divide(relevance, z)
+        books.add("epsilon", (relevance - g * z).sum())
     return (op.left(g, x, y) * parts[0] if parts[0] else None, op.right(g, x, y) * parts[1] if parts[1] else None)
 
 

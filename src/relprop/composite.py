@@ -8,8 +8,10 @@ from typing import Any, Literal, NamedTuple
 from relprop.errors import RuleError, SelectorError
 from relprop.rules import (
     FAMILIES,
+    BilinearHalf,
     Constant,
     ConstantStatistics,
+    Gates,
     Gradient,
     Half,
     Identity,
@@ -35,7 +37,9 @@ DEFAULTS: dict[str, Rule] = {
     "pool": WinnerTakesAll(),
     "norm": ConstantStatistics(),
     "softmax": SoftmaxGradient(),
-    "attention": Half(),
+    "attention": BilinearHalf(),
+    "recurrent": Gates(epsilon=1e-6),
+    "selection": Gradient(),
 }
 
 

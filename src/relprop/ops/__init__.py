@@ -1,6 +1,17 @@
 """What a torch call is: the table from torch functions to operations, one file a family."""
 
-from relprop.ops import elementwise, linear, norm, pool, product, softmax, structure
+from relprop.ops import (
+    attention,
+    elementwise,
+    linear,
+    norm,
+    pool,
+    product,
+    recurrent,
+    selection,
+    softmax,
+    structure,
+)
 from relprop.ops.base import Books as Books
 from relprop.ops.base import Call as Call
 from relprop.ops.base import Expansion as Expansion
@@ -11,4 +22,4 @@ from relprop.ops.linear import LinearMap as LinearMap
 from relprop.ops.table import TABLE as TABLE
 from relprop.ops.table import op as op
 
-FILES = (elementwise, linear, norm, pool, product, softmax, structure)
+FILES = (attention, elementwise, linear, norm, pool, product, recurrent, selection, softmax, structure)

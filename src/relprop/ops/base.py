@@ -66,6 +66,9 @@ class Op:
     #: Relevance may stand on zeros here (a rule above gives relevance to zeros).
     carrying: bool = False
 
+    def bind(self, rule: Any) -> None:
+        """Learn the rule before the call runs, where it changes what the call has to keep."""
+
     def take(self) -> tuple[tuple[Tensor, ...], Callable[[], Any]]:
         operands, run = self.operands, self.run
         self.operands, self.run = (), None
@@ -119,6 +122,7 @@ class Call(Protocol):
     kwargs: dict[str, Any]
 
     def depends(self, value: Any) -> bool: ...
+    def module(self) -> Any: ...
     def fact(self, tensor: Tensor) -> Fact | None: ...
     def bind(self, names: str, **defaults: Any) -> list[Any]: ...
     def run(self) -> Any: ...

@@ -1,6 +1,11 @@
 """The published rule sets by name. A preset is a composite; its docstring names its paper."""
 
 from relprop.presets.base import Preset as Preset
+from relprop.presets.language import CPLRP as CPLRP
+from relprop.presets.language import AttnLRP as AttnLRP
+from relprop.presets.language import LSTMLRP as LSTMLRP
+from relprop.presets.language import MambaLRP as MambaLRP
+from relprop.presets.language import ResLRP as ResLRP
 from relprop.presets.vision import Deconvnet as Deconvnet
 from relprop.presets.vision import DeepTaylor as DeepTaylor
 from relprop.presets.vision import EpsilonAlpha2Beta1 as EpsilonAlpha2Beta1

@@ -30,6 +30,10 @@ class SeenCall:
         """Whether the value depends on the input (parameters enter detached, so what requires grad does)."""
         return isinstance(value, torch.Tensor) and value.requires_grad
 
+    def module(self) -> Any:
+        """The innermost running module."""
+        return self._recorder.scope.module
+
     def fact(self, tensor: Tensor) -> Fact | None:
         return self._recorder.facts.get(tensor) if isinstance(tensor, torch.Tensor) else None
 

@@ -309,6 +309,7 @@ class Recorder(TorchFunctionMode):
             if site.entry and self.carry == "entry":
                 op.carrying = False
         rule = decision.rule
+        op.bind(rule)
         if rule.constant(op):
             with torch.no_grad():
                 return run()

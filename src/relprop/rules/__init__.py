@@ -1,5 +1,8 @@
 """The rules: frozen values that say how relevance passes an operation, one file a family."""
 
+from relprop.rules.attention import AttentionGradient as AttentionGradient
+from relprop.rules.attention import BilinearHalf as BilinearHalf
+from relprop.rules.attention import ValueOnly as ValueOnly
 from relprop.rules.base import FAMILIES as FAMILIES
 from relprop.rules.base import Constant as Constant
 from relprop.rules.base import Gradient as Gradient
@@ -19,6 +22,9 @@ from relprop.rules.nonlinear import DeconvReLU as DeconvReLU
 from relprop.rules.nonlinear import GuidedReLU as GuidedReLU
 from relprop.rules.nonlinear import Identity as Identity
 from relprop.rules.nonlinear import SoftmaxGradient as SoftmaxGradient
+from relprop.rules.recurrent import GateKind as GateKind
+from relprop.rules.recurrent import Gates as Gates
+from relprop.rules.selection import SelectionConstant as SelectionConstant
 from relprop.rules.structure import Absolute as Absolute
 from relprop.rules.structure import EpsilonPool as EpsilonPool
 from relprop.rules.structure import Equal as Equal

@@ -1,0 +1,223 @@
+"""Attention: `scaled_dot_product_attention` through its own kernel, and `multi_head_attention_forward` by parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from relprop.errors import ModelStateError
+from relprop.numerics import dot
+from relprop.ops.base import Call, Expansion, Fact, Op
+from relprop.ops.table import op
+
+
+class Attention(Op):
+    """`y = softmax(q k^T scale + mask) v` by torch's fused kernel, forward and backward.
+
+    roles    which of "q", "k", "v", "mask" each operand is
+    shares   what each operand's native gradient is multiplied by (the rule says it); 0: nothing passes
+    """
+
+    family = "attention"
+    kind = "attention"
+
+    def __init__(self, inputs: dict[str, Any], options: dict[str, Any], roles: tuple[str, ...]) -> None:
+        self._inputs: dict[str, Any] | None = inputs
+        self.options, self.roles = options, roles
+        self.shares: dict[str, float] = dict.fromkeys(roles, 1.0)
+        self._graph: tuple[Tensor, list[Tensor]] | None = None
+
+    def bind(self, rule: Any) -> None:
+        """Take the rule's shares before the kernel runs: what carries nothing needs no gradient."""
+        self.shares = rule.attention(self)
+
+    def kernel(self) -> Tensor:
+        """Run the fused kernel on leaves of its own, and keep its graph for the backward."""
+        assert self._inputs is not None
+        inputs, self._inputs = self._inputs, None
+        leaves: dict[str, Tensor] = {}
+        with torch.enable_grad():
+            for role, value in inputs.items():
+                if role in self.roles and self.shares.get(role):
+                    leaves[role] = value.detach().requires_grad_()
+                elif isinstance(value, Tensor):
+                    inputs[role] = value.detach()
+            merged = {**inputs, **leaves}
+            y = F.scaled_dot_product_attention(
+                merged["q"], merged["k"], merged["v"], attn_mask=merged["mask"], **self.options
+            )
+        if leaves and not y.requires_grad:
+            raise ModelStateError("the attention kernel returned no gradient: choose another by torch.nn.attention.")
+        self._leaves = leaves
+        self._graph = (y, list(leaves.values()))
+        return y.detach()
+
+    def pull(
+        self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor], gs: Sequence[Tensor], books: Any
+    ) -> tuple[Tensor | None, ...]:
+        assert self._graph is not None
+        y, leaves = self._graph
+        g = gs[0]
+        grads = dict(zip(self._leaves, torch.autograd.grad(y, leaves, g, retain_graph=True), strict=True))
+        pulled: list[Tensor | None] = []
+        passed: list[Tensor] = []
+        for role in self.roles:
+            share = self.shares.get(role, 0.0)
+            if not share:
+                pulled.append(None)
+                continue
+            gradient = grads[role] if share == 1 else grads[role].mul_(share)
+            pulled.append(gradient)
+            if role != "v":
+                passed.append(_product(self._leaves[role].detach(), gradient))
+        if passed:
+            through_v = self.shares.get("v", 0.0)
+            books.add("excess", (1 - through_v) * dot(y.detach(), g) - torch.stack(passed).sum())
+        return tuple(pulled)
+
+
+def _product(value: Tensor, gradient: Tensor) -> Tensor:
+    """`sum(value * gradient)`, with masks of minus infinity counting as nothing."""
+    if value.shape != gradient.shape:
+        gradient = gradient.sum_to_size(value.shape)
+    if bool(value.shape) and value.ndim >= 2 and gradient.shape == value.shape:
+        return dot(torch.nan_to_num(value, neginf=0.0, posinf=0.0) if _masklike(value) else value, gradient)
+    return dot(value, gradient)
+
+
+def _masklike(value: Tensor) -> bool:
+    return value.shape[-1] == value.shape[-2]
+
+
+@op("scaled_dot_product_attention")
+def sdpa(call: Call) -> Op:
+    q, k, v, mask, p, causal, scale, gqa = call.bind(
+        "query key value attn_mask dropout_p is_causal scale enable_gqa",
+        attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False,
+    )  # fmt: skip
+    if p > 0:
+        raise ModelStateError(
+            f"attention with dropout p = {p}: the explanation would be random. Call model.eval() first."
+        )
+    inputs = {"q": q, "k": k, "v": v, "mask": mask}
+    roles = tuple(role for role, value in inputs.items() if call.depends(value))
+    options = {"is_causal": causal, "scale": scale, "enable_gqa": gqa}
+    made = Attention(inputs, options, roles)
+    made.operands, made.run = tuple(inputs[r] for r in roles), made.kernel
+    made.fact = Fact()
+    return made
+
+
+@op("multi_head_attention_forward")
+def multi_head(call: Call) -> Expansion:
+    """The parts of `nn.MultiheadAttention`, called one by one so that each is seen."""
+    names = (
+        "query key value embed_dim_to_check num_heads in_proj_weight in_proj_bias bias_k bias_v add_zero_attn "
+        "dropout_p out_proj_weight out_proj_bias training key_padding_mask need_weights attn_mask "
+        "use_separate_proj_weight q_proj_weight k_proj_weight v_proj_weight static_k static_v average_attn_weights "
+        "is_causal"
+    )
+    values = call.bind(
+        names, training=True, key_padding_mask=None, need_weights=True, attn_mask=None,
+        use_separate_proj_weight=False, q_proj_weight=None, k_proj_weight=None, v_proj_weight=None, static_k=None,
+        static_v=None, average_attn_weights=True, is_causal=False,
+    )  # fmt: skip
+    a = dict(zip(names.split(), values, strict=True))
+    if a["training"] and a["dropout_p"] > 0:
+        raise ModelStateError(
+            f"attention with dropout p = {a['dropout_p']} in training mode: the explanation would be random. "
+            "Call model.eval() first."
+        )
+    return Expansion(lambda: _multi_head(a))
+
+
+def _multi_head(a: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """Shapes: query [T, N, E], key and value [S, N, ...] (or without N)."""
+    query, key, value, heads = a["query"], a["key"], a["value"], a["num_heads"]
+    single = query.ndim == 2
+    if single:
+        query, key, value = (t.unsqueeze(1) for t in (query, key, value))
+        if a["key_padding_mask"] is not None:
+            a = {**a, "key_padding_mask": a["key_padding_mask"].unsqueeze(0)}
+    length, batch, width = query.shape
+    q, k, v = _projected(a, query, key, value)
+    mask, padding = a["attn_mask"], a["key_padding_mask"]
+    if a["bias_k"] is not None:
+        k = torch.cat([k, a["bias_k"].repeat(1, batch, 1)])
+        v = torch.cat([v, a["bias_v"].repeat(1, batch, 1)])
+        mask, padding = _one_more(mask), _one_more(padding)
+    head = width // heads
+    q = q.view(length, batch * heads, head).transpose(0, 1)
+    k = a["static_k"] if a["static_k"] is not None else k.view(k.shape[0], batch * heads, head).transpose(0, 1)
+    v = a["static_v"] if a["static_v"] is not None else v.view(v.shape[0], batch * heads, head).transpose(0, 1)
+    if a["add_zero_attn"]:
+        zero = torch.zeros(batch * heads, 1, head, dtype=k.dtype, device=k.device)
+        k, v = torch.cat([k, zero], 1), torch.cat([v, zero], 1)
+        mask, padding = _one_more(mask), _one_more(padding)
+    source = k.shape[1]
+    mask = _joined_mask(mask, padding, batch, heads, length, source, q.dtype)
+    if not a["need_weights"]:
+        causal = bool(a["is_causal"]) and padding is None and mask is None
+        shape = (batch, heads)
+        if mask is not None:
+            mask = mask.view(batch, heads, -1, source) if mask.shape[0] == batch * heads else mask.unsqueeze(0)
+        out = F.scaled_dot_product_attention(
+            q.view(*shape, length, head), k.view(*shape, source, head), v.view(*shape, source, head), mask, 0.0, causal
+        )
+        out = out.permute(2, 0, 1, 3).contiguous().view(batch * length, width)
+        out = F.linear(out, a["out_proj_weight"], a["out_proj_bias"]).view(length, batch, width)
+        return (out.squeeze(1) if single else out), None
+    scores = torch.bmm(q * head**-0.5, k.transpose(-2, -1))
+    if mask is not None:
+        scores = scores + mask
+    weights = torch.softmax(scores, -1)
+    out = torch.bmm(weights, v).transpose(0, 1).contiguous().view(length * batch, width)
+    out = F.linear(out, a["out_proj_weight"], a["out_proj_bias"]).view(length, batch, width)
+    weights = weights.view(batch, heads, length, source)
+    if a["average_attn_weights"]:
+        weights = weights.mean(1)
+    if single:
+        return out.squeeze(1), weights.squeeze(0)
+    return out, weights
+
+
+def _projected(a: dict[str, Any], query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    bias = a["in_proj_bias"]
+    parts = (None, None, None) if bias is None else bias.chunk(3)
+    if a["use_separate_proj_weight"]:
+        weights = (a["q_proj_weight"], a["k_proj_weight"], a["v_proj_weight"])
+    else:
+        weights = a["in_proj_weight"].chunk(3)
+        if query is key and key is value:
+            return tuple(F.linear(query, a["in_proj_weight"], bias).chunk(3, -1))  # type: ignore[return-value]
+    q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, parts, strict=True))
+    return q, k, v
+
+
+def _one_more(mask: Tensor | None) -> Tensor | None:
+    return None if mask is None else F.pad(mask, (0, 1))
+
+
+def _joined_mask(
+    mask: Tensor | None, padding: Tensor | None, batch: int, heads: int, length: int, source: int, dtype: torch.dtype
+) -> Tensor | None:
+    """Attention mask and key padding as one additive mask [N * heads or 1, T, S]."""
+    if mask is not None:
+        mask = _additive(mask, dtype)
+        if mask.ndim == 2:
+            mask = mask.unsqueeze(0)
+    if padding is not None:
+        spread = _additive(padding, dtype).view(batch, 1, 1, source).expand(-1, heads, -1, -1)
+        spread = spread.reshape(batch * heads, 1, source)
+        mask = spread.expand(-1, length, -1) if mask is None else mask + spread
+    return mask
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    if mask.dtype == torch.bool:
+        return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, float("-inf"))
+    return mask

@@ -1,0 +1,137 @@
+"""Presets for transformers, state-space and recurrent models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from relprop.composite import Row
+from relprop.numerics import Epsilons
+from relprop.presets.base import Preset
+from relprop.rules import (
+    BilinearHalf,
+    Constant,
+    Epsilon,
+    Gamma,
+    Gates,
+    GateKind,
+    Half,
+    LinearRule,
+    ResidualGamma,
+    SelectionConstant,
+    SoftmaxGradient,
+    ValueOnly,
+)
+from relprop.rules.linear import Bias
+from relprop.selectors import LINEAR_MAPS, Kind
+
+CONV, DENSE = Kind("conv"), Kind("linear")
+
+
+def _linear(gamma: float, epsilon: Epsilons, bias: Bias) -> LinearRule:
+    return Gamma(gamma, epsilon=epsilon, bias=bias) if gamma else Epsilon(epsilon, bias)
+
+
+@dataclass(frozen=True, repr=False)
+class AttnLRP(Preset):
+    """AttnLRP: softmax by its Taylor expansion, products by halves, norms with constant statistics, activations by
+    the identity rule, linear maps by epsilon.
+
+    `conv_gamma` and `linear_gamma` give the paper's vision variant, which has 0.25 on convolutions and 0.05 on
+    feed-forward layers (table B.5); 0 means epsilon. With the default epsilon of 0 the linear maps run natively.
+    [Achtibat et al. 2024, AttnLRP, sections 3 and B.5]
+    """
+
+    epsilon: Epsilons = 0.0
+    conv_gamma: float = 0.0
+    linear_gamma: float = 0.0
+    bias: Bias = "absorb"
+
+    def make(self) -> tuple[Row, ...]:
+        return (
+            (CONV, _linear(self.conv_gamma, self.epsilon, self.bias)),
+            (DENSE, _linear(self.linear_gamma, self.epsilon, self.bias)),
+            (Kind("attention"), BilinearHalf()),
+            (Kind("softmax"), SoftmaxGradient()),
+            (Kind("product", "matmul"), Half()),
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class CPLRP(Preset):
+    """CP-LRP: attention weights are constants, so queries and keys carry nothing; the rest as in AttnLRP.
+
+    [Ali et al. 2022, "XAI for Transformers: better explanations through conservative propagation"]
+    """
+
+    epsilon: Epsilons = 0.0
+    conv_gamma: float = 0.0
+    linear_gamma: float = 0.0
+    bias: Bias = "absorb"
+
+    def make(self) -> tuple[Row, ...]:
+        return (
+            (CONV, _linear(self.conv_gamma, self.epsilon, self.bias)),
+            (DENSE, _linear(self.linear_gamma, self.epsilon, self.bias)),
+            (Kind("attention"), ValueOnly()),
+            (Kind("softmax"), Constant()),
+            (Kind("product", "matmul"), Half()),
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class ResLRP(Preset):
+    """ResLRP: AttnLRP with residual sums split so that no share can explode.
+
+    [Berend et al. 2026, ResLRP]
+    """
+
+    gamma: float = 1.0
+    epsilon: Epsilons = 0.0
+    conv_gamma: float = 0.0
+    linear_gamma: float = 0.0
+    bias: Bias = "absorb"
+
+    def make(self) -> tuple[Row, ...]:
+        rest = AttnLRP(self.epsilon, self.conv_gamma, self.linear_gamma, self.bias).rows
+        return ((Kind("sum"), ResidualGamma(self.gamma)), *rest)
+
+
+@dataclass(frozen=True, repr=False)
+class MambaLRP(Preset):
+    """MambaLRP: the selective scan's input-dependent parameters are constants, gates share by halves, activations
+    by the identity rule, norms with constant statistics.
+
+    [Jafari et al. 2024, MambaLRP, sections 4.1 to 4.3]
+    """
+
+    epsilon: Epsilons = 0.0
+    gamma: float = 0.0
+    bias: Bias = "absorb"
+
+    def make(self) -> tuple[Row, ...]:
+        return (
+            (LINEAR_MAPS, _linear(self.gamma, self.epsilon, self.bias)),
+            (Kind("selection"), SelectionConstant()),
+            (Kind("exp", "softplus"), Constant()),
+            (Kind("product", "matmul"), Half()),
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class LSTMLRP(Preset):
+    """LRP for recurrent networks: what a product of gate and signal gives to the gate is named by `gate`.
+
+    "all": nothing (LRP-all, the default); "half", "proportional" (to the pre-activations), "absolute". With
+    `bias="distribute"` bias and stabiliser are shared among the units below, and everything is conserved.
+    [Arras et al. 2017; Arras et al. 2019, section 3]
+    """
+
+    gate: GateKind = "all"
+    epsilon: Epsilons = 1e-3
+    bias: Bias = "absorb"
+
+    def make(self) -> tuple[Row, ...]:
+        return (
+            (Kind("recurrent"), Gates(self.gate, self.epsilon, self.bias)),
+            (LINEAR_MAPS, Epsilon(self.epsilon, self.bias)),
+        )

@@ -3,6 +3,7 @@
 Modules, bottom up; imports only point down:
 
 errors        what can go wrong, and what to do
+extras        optional packages, imported where they are used
 numerics      stabilisers and signs
 ops           what a torch call is: the table from torch functions to operations
 rules         how relevance passes an operation
@@ -13,6 +14,9 @@ presets       the published rule sets
 plan          which rule each site gets, and why
 record        seeing a forward
 explain       LRP: record, seed, propagate, balance
+render        pictures of relevance
+models        networks, photographs and class names to try it on
+cli           the relprop command
 """
 
 from relprop.composite import Composite as Composite

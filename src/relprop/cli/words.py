@@ -7,7 +7,6 @@ such words are made of; nothing is ever evaluated by Python itself.
 from __future__ import annotations
 
 import ast
-import dataclasses
 import difflib
 import inspect
 import operator
@@ -97,15 +96,12 @@ def parse_preset(text: str) -> Composite:
 
 
 def signature(cls: type) -> str:
-    """How a rule or preset is written, with its defaults."""
-    if not dataclasses.is_dataclass(cls):
-        return cls.__name__
+    """How a rule, selector or preset is written, with its defaults."""
     parts = []
-    for field in dataclasses.fields(cls):
-        if not field.init:
-            continue
-        has_default = field.default is not dataclasses.MISSING
-        parts.append(f"{field.name}={field.default!r}" if has_default else field.name)
+    for parameter in inspect.signature(cls).parameters.values():
+        text = f"*{parameter.name}" if parameter.kind is parameter.VAR_POSITIONAL else parameter.name
+        has_default = parameter.default is not parameter.empty
+        parts.append(f"{text}={parameter.default!r}" if has_default else text)
     return f"{cls.__name__}({', '.join(parts)})"
 
 

@@ -57,13 +57,25 @@ def find_class(wanted: str | int, names: Sequence[str], *, count: int | None = N
     containing = whole or [i for i, name in enumerate(folded) if key and key in name]
     if len(containing) == 1:
         return containing[0]
-    near = containing or [folded.index(n) for n in difflib.get_close_matches(key, folded, n=5, cutoff=0.6)]
+    near = containing or _nearest(text, names)
     listed = ", ".join(f"{names[i]} ({i})" for i in near[:8])
     more = f" and {len(near) - 8} more" if len(near) > 8 else ""
     if containing:
         raise UnknownClass(f"class {text!r} is part of several names: {listed}{more}; give one of them")
     hint = f"; nearest: {listed}" if near else ""
     raise UnknownClass(f"unknown class {text!r}{hint}")
+
+
+def _nearest(wanted: str, names: Sequence[str]) -> list[int]:
+    """The names that are most alike, as a whole or in one of their words."""
+    wanted = wanted.casefold()
+
+    def likeness(name: str) -> float:
+        parts = {name.casefold(), *name.casefold().split()}
+        return max(difflib.SequenceMatcher(None, wanted, part).ratio() for part in parts)
+
+    rated = sorted(((likeness(name), -i) for i, name in enumerate(names)), reverse=True)[:5]
+    return [-i for rate, i in rated if rate >= 0.6]
 
 
 def _fold(name: str) -> str:

@@ -79,7 +79,7 @@ def test_lstm(name: str, gate: str, bias: str) -> None:
 
     explanation = rp.LRP(model, preset).explain(x, target=r)
 
-    assert torch.equal(explanation.output, y)
+    assert_close(explanation.output, y, rtol=1e-12, label="the forward")  # torch picks a kernel by who needs grad
     for i in range(BATCH):
         out, _ = reference.forward(numbers(x[i]))
         assert_close(torch.from_numpy(out), y[i], rtol=1e-12, label="the reference's forward")
@@ -378,7 +378,7 @@ def test_one_site_with_its_own_audit_line() -> None:
     model = fill(Outputs(nn.LSTM, num_layers=2).double())
     x = draw(BATCH, STEPS, INPUT)
     lrp = rp.LRP(model, rp.LSTMLRP())
-    assert len([site for site in lrp.plan(x).sites if site.name == "layer"]) == 1
+    assert len([site for site in lrp.plan(x).sites if "layer" in site.paths]) == 1
     r = draw(BATCH, STEPS, HIDDEN, seed=6)
     explanation = lrp.explain(x, target=r)
     assert abs(explanation.audit.unexplained) < 1e-9 * r.abs().sum()

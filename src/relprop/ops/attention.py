@@ -193,7 +193,8 @@ def _projected(a: dict[str, Any], query: Tensor, key: Tensor, value: Tensor) -> 
     else:
         weights = a["in_proj_weight"].chunk(3)
         if query is key and key is value:
-            return tuple(F.linear(query, a["in_proj_weight"], bias).chunk(3, -1))  # type: ignore[return-value]
+            joint = F.linear(query, a["in_proj_weight"], bias).chunk(3, -1)
+            return tuple(t.contiguous() for t in joint)  # type: ignore[return-value]
     q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, parts, strict=True))
     return q, k, v
 

@@ -30,7 +30,7 @@ class Fact:
     chained   a call without degree stands in that stem: it is attached to `stem[0]` by one identity node
     inverse   it is a negative power (one over a standard deviation): a constant in products
     power     only affine calls and powers stand in its stem
-    gate      it came from a sigmoid or softmax
+    gate      how much it looks like a gate: 2 from a sigmoid or softmax, 1 from another activation, else 0
     """
 
     __slots__ = ("chained", "exponent", "gate", "inverse", "nonneg", "pad", "power", "producer", "stem", "total")
@@ -41,7 +41,7 @@ class Fact:
         self.chained = False
         self.inverse = False
         self.power = True
-        self.gate: str | None = None
+        self.gate = 0
         self.pad: Callable[[Tensor], Tensor] | None = None
         self.producer: Any = None
         self.exponent = False

@@ -57,7 +57,8 @@ _FUNCTIONS: dict[str, tuple[float, bool]] = {
     "logaddexp": (1.0, False), "rpow": (1.0, False),
 }  # fmt: skip
 _RATIOS: dict[str, Callable[[Tensor], Tensor]] = {"silu": torch.sigmoid}
-_GATES = ("sigmoid", "expit", "hardsigmoid", "tanh")
+_GATES = ("sigmoid", "expit", "hardsigmoid")
+_ACTIVATIONS = ("tanh", "gelu", "silu", "mish", "hardswish", "softplus", "elu", "selu", "celu", "relu6")
 _POWERS = ("sqrt", "square")
 
 
@@ -66,6 +67,7 @@ def _fact(call: Call, root: Tensor, nonneg: bool) -> Fact:
     stemmed(call, fact, root)
     fact.chained = True
     fact.nonneg = nonneg
+    fact.gate = 1
     return fact
 
 
@@ -96,7 +98,7 @@ def function(call: Call) -> Op | Native | Expansion:
     if single:
         made.ratio = _RATIOS.get(call.name)
     assert made.fact is not None
-    made.fact.gate = call.name if call.name in _GATES else None
+    made.fact.gate = 2 if call.name in _GATES else 1 if call.name in _ACTIVATIONS else 0
     made.fact.power = made.fact.power and call.name in (*_POWERS, "clamp")
     made.fact.exponent = call.name == "exp"
     if call.name in ("clamp", "clip"):
@@ -125,6 +127,7 @@ def degree_one(call: Call) -> Op | Native:
     made.operands, made.run = (x,), call.run
     made.fact = stemmed(call, Fact(), x)
     made.fact.nonneg = nonneg
+    made.fact.gate = 1
     return made
 
 
@@ -215,8 +218,7 @@ def _scaled(call: Call, moving: Tensor, constant: Any) -> Op | Native:
         known = call.fact(moving)
         made = attach(call, chain_root(call, moving), nonneg=positive and _nonneg(call, moving))
         assert made.fact is not None and known is not None
-        made.fact.gate = known.gate
-        made.fact.inverse = known.inverse
+        made.fact.gate, made.fact.inverse = known.gate, known.inverse
         return made
     fact = stemmed(call, Fact(), moving)
     fact.nonneg = positive and _nonneg(call, moving)
@@ -249,8 +251,8 @@ class Product(Op):
 
 
 def gate_of(call: Call, x: Tensor, y: Tensor) -> int | None:
-    gates = [i for i, t in enumerate((x, y)) if (f := call.fact(t)) is not None and f.gate]
-    return gates[0] if len(gates) == 1 else None
+    ranks = [f.gate if (f := call.fact(t)) is not None else 0 for t in (x, y)]
+    return None if ranks[0] == ranks[1] else ranks.index(max(ranks))
 
 
 def inverse_of(call: Call, x: Tensor, y: Tensor) -> int | None:
@@ -307,7 +309,7 @@ def _inverse(call: Call, y: Tensor) -> Elementwise:
     made = attach(call, chain_root(call, y), nonneg=_nonneg(call, y))
     assert made.fact is not None
     made.fact.inverse = powers
-    made.fact.gate = None if powers else "sigmoid"
+    made.fact.gate = 0 if powers else 2
     made.fact.power = powers
     return made
 

@@ -35,7 +35,7 @@ def _softmax(call: Call, x: Tensor, dim: int, log: bool = False, sign: float = 1
     made.operands, made.run = (x,), call.run
     made.fact = Fact()
     made.fact.nonneg = not log
-    made.fact.gate = None if log else "softmax"
+    made.fact.gate = 0 if log else 2
     return made
 
 

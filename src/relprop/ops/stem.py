@@ -6,9 +6,8 @@ contains a call without degree is attached to the chain's root by one identity n
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -18,18 +17,17 @@ _DEPTH = 8
 
 
 class Link(NamedTuple):
-    """An ancestor, as long as it lives and has not been changed in place."""
+    """An ancestor, as long as it has not been changed in place. It is kept for as long as its descendant lives."""
 
-    ref: Any
+    tensor: Tensor
     version: int
 
     def get(self) -> Tensor | None:
-        tensor = self.ref()
-        return tensor if tensor is not None and tensor._version == self.version else None
+        return self.tensor if self.tensor._version == self.version else None
 
 
 def link(tensor: Tensor) -> Link:
-    return Link(weakref.ref(tensor), tensor._version)
+    return Link(tensor, tensor._version)
 
 
 def ancestors(call: Call, tensor: Tensor) -> Iterator[Tensor]:

@@ -198,6 +198,11 @@ def _padded_before(a: Tensor, before: Callable[[Tensor], Tensor], inside: tuple[
     return out
 
 
+@op(torch._C._VariableFunctions._pack_padded_sequence, torch._C._VariableFunctions._pad_packed_sequence)
+def packed(call: Call) -> Native:
+    return Native()
+
+
 @op("where")
 def where(call: Call) -> Native | Expansion:
     if len(call.args) < 3 and "other" not in call.kwargs:

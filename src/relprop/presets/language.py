@@ -16,8 +16,11 @@ from relprop.rules import (
     GateKind,
     Half,
     LinearRule,
+    Proportional,
     ResidualGamma,
+    Rule,
     SelectionConstant,
+    SignalTakesAll,
     SoftmaxGradient,
     ValueOnly,
 )
@@ -58,7 +61,9 @@ class AttnLRP(Preset):
 
 @dataclass(frozen=True, repr=False)
 class CPLRP(Preset):
-    """CP-LRP: attention weights are constants, so queries and keys carry nothing; the rest as in AttnLRP.
+    """CP-LRP: attention weights and the gates of gated layers are constants, so queries, keys and gates carry nothing.
+
+    The rest is as in AttnLRP.
 
     [Ali et al. 2022, "XAI for Transformers: better explanations through conservative propagation"]
     """
@@ -74,7 +79,7 @@ class CPLRP(Preset):
             (DENSE, _linear(self.linear_gamma, self.epsilon, self.bias)),
             (Kind("attention"), ValueOnly()),
             (Kind("softmax"), Constant()),
-            (Kind("product", "matmul"), Half()),
+            (Kind("product", "matmul"), SignalTakesAll()),
         )
 
 
@@ -117,6 +122,14 @@ class MambaLRP(Preset):
         )
 
 
+_PRODUCTS: dict[str, Rule] = {
+    "all": SignalTakesAll(),
+    "half": Half(),
+    "proportional": Proportional(),
+    "absolute": Proportional(),
+}
+
+
 @dataclass(frozen=True, repr=False)
 class LSTMLRP(Preset):
     """LRP for recurrent networks: what a product of gate and signal gives to the gate is named by `gate`.
@@ -133,5 +146,6 @@ class LSTMLRP(Preset):
     def make(self) -> tuple[Row, ...]:
         return (
             (Kind("recurrent"), Gates(self.gate, self.epsilon, self.bias)),
+            (Kind("product", "matmul"), _PRODUCTS[self.gate]),
             (LINEAR_MAPS, Epsilon(self.epsilon, self.bias)),
         )

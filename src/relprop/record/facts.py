@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -12,11 +13,19 @@ from relprop.ops.base import Fact
 _NONE: frozenset[int] = frozenset()
 
 
+class _Ref(weakref.ref):  # type: ignore[type-arg]
+    """A weak reference that remembers the place of its tensor."""
+
+    __slots__ = ("place",)
+    place: int
+
+
 class _Known:
     __slots__ = ("fact", "ref", "seen", "source", "version")
 
-    def __init__(self, tensor: Tensor) -> None:
-        self.ref = weakref.ref(tensor)
+    def __init__(self, tensor: Tensor, gone: Callable[[Any], None]) -> None:
+        self.ref = _Ref(tensor, gone)
+        self.ref.place = id(tensor)
         self.version = tensor._version
         self.fact: Fact | None = None
         self.seen = _NONE
@@ -24,10 +33,23 @@ class _Known:
 
 
 class Facts:
-    """Facts by tensor object. A fact about values holds for one version of the tensor; what lies below it stays."""
+    """Facts by tensor object, forgotten when it goes.
+
+    A fact about values holds for one version of the tensor; what lies below it stays.
+    """
 
     def __init__(self) -> None:
         self._known: dict[int, _Known] = {}
+        me = weakref.ref(self)
+
+        def gone(ref: _Ref) -> None:
+            facts = me()
+            if facts is not None:
+                known = facts._known.get(ref.place)
+                if known is not None and known.ref is ref:
+                    del facts._known[ref.place]
+
+        self._gone = gone
 
     def _find(self, tensor: Tensor) -> _Known | None:
         known = self._known.get(id(tensor))
@@ -36,7 +58,7 @@ class Facts:
     def _make(self, tensor: Tensor) -> _Known:
         known = self._find(tensor)
         if known is None:
-            known = self._known[id(tensor)] = _Known(tensor)
+            known = self._known[id(tensor)] = _Known(tensor, self._gone)
         return known
 
     def get(self, tensor: Tensor) -> Fact | None:

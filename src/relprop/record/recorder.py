@@ -49,12 +49,11 @@ class Producer:
 
     def __init__(self, op: Op, site: Site, decision: Decision, operand: Tensor) -> None:
         self.op, self.site, self.decision = op, site, decision
-        self._operand, self._version = weakref.ref(operand), operand._version
+        self._operand, self._version = operand, operand._version
         self.capture: list[Tensor] | None = None
 
     def operand(self) -> Tensor | None:
-        tensor = self._operand()
-        return tensor if tensor is not None and tensor._version == self._version else None
+        return self._operand if self._operand._version == self._version else None
 
 
 class Recorder(TorchFunctionMode):
@@ -327,6 +326,7 @@ class Recorder(TorchFunctionMode):
             if isinstance(result, Tensor):
                 op.fact.producer = Producer(op, site, decision, operands[0]) if merged is None else None
         self._note(result, op.fact, seen)
+        op.fact = None  # it lives as long as the result, not as long as the graph
         if merged is not None and merged.capture is not None:
             result = self._capture(merged.capture, result)
         if call.name in _HEADS and isinstance(result, Tensor) and len(operands) == 1:

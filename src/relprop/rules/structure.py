@@ -50,13 +50,15 @@ class Signed(Rule):
         return as_is if plain and not op.carrying else None
 
     def sum(self, op: Sum, operands: Sequence[Tensor], y: Tensor, g: Tensor, books: Books) -> Pulled:
-        relevance = g * nonzero(y)
+        masked = y.isinf()  # minus infinity added to a score masks it: it carries nothing
+        y = torch.where(masked, 0.0, y)
+        relevance = torch.where(masked, 0.0, g) * nonzero(y)
         # without an epsilon of its own, a sum that cancels to zero passes nothing
         s = divide(relevance, stabiliser(self.epsilon)(y))
         books.add("epsilon", (relevance - s * y).sum())
         constant = _constant(op, y)
         if constant is not None:
-            books.add("constants", dot(s, constant))
+            books.add("constants", dot(s, torch.where(masked, 0.0, constant)))
         return tuple(
             torch.where(x == 0, 0.0, reduce_to(s if f == 1 else s * f, x.shape))
             for x, f in zip(operands, op.factors, strict=True)
@@ -153,8 +155,8 @@ def _split(
 
 @dataclass(frozen=True)
 class SignalTakesAll(Rule):
-    """The signal gets everything, the gate nothing; what is a gate is known from where it came from (a sigmoid,
-    a softmax). Where neither or both are gates the factors share equally. Conserves.
+    """The signal gets everything, the gate nothing; what is a gate is known from where it came from: a sigmoid
+    or softmax before another activation before anything else. Where both look alike they share equally. Conserves.
 
     [Arras et al. 2017; Arras et al. 2019, LRP-all]
     """

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from relprop.errors import InputError
 
@@ -33,6 +34,39 @@ def _like_mapping(value: Any, items: dict[Any, Any]) -> Any:
         return type(value)(items)
     except TypeError:
         return items
+
+
+def detached(value: Any, depth: int = 8) -> Any:
+    """`value` with every tensor detached, in containers, model outputs and the objects that these hold (caches).
+
+    What holds no tensor of the graph is handed on as it is; what holds one is a copy.
+    """
+    if isinstance(value, Tensor):
+        return value.detach() if value.requires_grad else value
+    if depth == 0 or isinstance(value, (str, bytes, type, nn.Module)) or callable(value):
+        return value
+    if isinstance(value, (list, tuple)):
+        items = [detached(v, depth - 1) for v in value]
+        if all(new is old for new, old in zip(items, value, strict=True)):
+            return value
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, Mapping):
+        fields = {k: detached(v, depth - 1) for k, v in value.items()}
+        if all(fields[k] is v for k, v in value.items()):
+            return value
+        made = copy.copy(value)
+        for k, v in fields.items():
+            made[k] = v  # type: ignore[index]
+        return made
+    held = getattr(value, "__dict__", None)
+    if not held:
+        return value
+    fields = {k: detached(v, depth - 1) for k, v in held.items()}
+    if all(fields[k] is v for k, v in held.items()):
+        return value
+    made = copy.copy(value)
+    made.__dict__.update(fields)
+    return made
 
 
 def names(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:

@@ -21,7 +21,7 @@ from relprop.errors import (
 )
 from relprop.explain.audit import TOLERANCE, Audit
 from relprop.explain.explanation import Explanation
-from relprop.explain.inputs import check_finite, names, rebuild
+from relprop.explain.inputs import check_finite, detached, names, rebuild
 from relprop.explain.seed import Seed, explicit, make_seed
 from relprop.numerics import dot, nonzero
 from relprop.plan import Plan
@@ -220,7 +220,7 @@ class LRP:
         audit = self._balance(run, relevance, ledger)
         result = Explanation(
             relevance=_structured(recorder.leaves, relevance, args, kwargs, wrt),
-            output=rebuild(run.output, "output", lambda _, t: t.detach()),
+            output=detached(run.output),
             target=seed.target,
             audit=audit,
             plan=run.plan(),

@@ -52,10 +52,10 @@ class Signed(Rule):
     def sum(self, op: Sum, operands: Sequence[Tensor], y: Tensor, g: Tensor, books: Books) -> Pulled:
         masked = y.isinf()  # minus infinity added to a score masks it: it carries nothing
         y = torch.where(masked, 0.0, y)
-        relevance = torch.where(masked, 0.0, g) * nonzero(y)
+        g = torch.where(masked, 0.0, g)
         # without an epsilon of its own, a sum that cancels to zero passes nothing
-        s = divide(relevance, stabiliser(self.epsilon)(y))
-        books.add("epsilon", (relevance - s * y).sum())
+        s = divide(g * nonzero(y), stabiliser(self.epsilon)(y))
+        books.add("epsilon", dot(nonzero(y), g - s))
         constant = _constant(op, y)
         if constant is not None:
             books.add("constants", dot(s, torch.where(masked, 0.0, constant)))
@@ -147,9 +147,8 @@ def _split(
             for p, t in zip(parts, operands, strict=True)
         )
     if op.carrying:
-        relevance = g * nonzero(z)
-        g = divide(relevance, z)
-        books.add("epsilon", (relevance - g * z).sum())
+        books.add("epsilon", dot((z == 0).to(z.dtype), g * nonzero(z)))
+        g = divide(g * nonzero(z), z)
     return (op.left(g, x, y) * parts[0] if parts[0] else None, op.right(g, x, y) * parts[1] if parts[1] else None)
 
 

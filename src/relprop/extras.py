@@ -22,9 +22,8 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        package = module.split(".")[0]
-        if error.name is not None and error.name.split(".")[0] != package:
-            raise  # the package is there and misses one of its own
+        # What is missing may also be a package that this one needs in turn.
+        package = (error.name or module).split(".")[0]
         raise MissingExtraError(
             f"{purpose} needs the package {package!r}, which is not installed: pip install 'relprop[{extra}]'"
         ) from None

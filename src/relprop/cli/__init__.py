@@ -46,7 +46,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     from relprop.cli.commands import relprop
 
     try:
-        result = relprop.main(args=None if arguments is None else list(arguments), standalone_mode=False)
+        result = relprop.main(
+            args=None if arguments is None else list(arguments), prog_name="relprop", standalone_mode=False
+        )
     except click.Abort:
         raise KeyboardInterrupt from None
     except click.ClickException as error:

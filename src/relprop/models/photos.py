@@ -47,7 +47,7 @@ class Preprocess:
         height, width = photo.shape[:2]
         scale = self.resize / min(height, width)
         size = (max(self.resize, round(height * scale)), max(self.resize, round(width * scale)))
-        x = torch.from_numpy(np.ascontiguousarray(photo)).permute(2, 0, 1)[None].float()
+        x = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None].float()
         x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
         top, left = (size[0] - self.crop) // 2, (size[1] - self.crop) // 2
         x = x[0, :, top : top + self.crop, left : left + self.crop].round().clamp(0, 255)
@@ -99,7 +99,7 @@ def read_photo(source: str | Path) -> Photo:
             with image_module.open(path) as opened:
                 upright = image_ops.exif_transpose(opened)
                 flat = _on_white(image_module, upright)
-                return np.ascontiguousarray(np.asarray(flat, dtype=np.uint8))
+                return np.array(flat, dtype=np.uint8)
     except (OSError, SyntaxError, ValueError, image_module.DecompressionBombWarning) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be read as a picture: {reason}") from error

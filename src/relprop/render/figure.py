@@ -226,7 +226,9 @@ def check_path(path: str | Path) -> Path:
 
     Raises:
         InputError: for another format, a folder that is not there, or one in which nothing may be written.
+        MissingExtraError: where matplotlib is not installed.
     """
+    require("matplotlib", "render", "a picture with titles and scales")
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise InputError(

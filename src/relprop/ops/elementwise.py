@@ -51,7 +51,8 @@ _FUNCTIONS: dict[str, tuple[float, bool]] = {
     "atan": (1.0, False), "asinh": (1.0, False), "acosh": (1.0, True), "atanh": (1.0, False),
     "exp": (1.0, True), "exp2": (1.0, True), "expm1": (1.0, False), "log": (1.0, False), "log2": (1.0, False),
     "log10": (1.0, False), "log1p": (1.0, False), "sqrt": (0.0, True), "square": (0.0, True),
-    "clamp": (1.0, False), "clip": (1.0, False), "sinc": (1.0, False), "logit": (1.0, False), "xlogy": (0.0, False),
+    "clamp": (1.0, False), "clip": (1.0, False), "clamp_min": (1.0, False), "clamp_max": (1.0, False),
+    "ndtr": (1.0, True), "log_ndtr": (1.0, False), "sinc": (1.0, False), "logit": (1.0, False), "xlogy": (0.0, False),
     "lgamma": (1.0, False), "digamma": (1.0, False), "i0": (1.0, True), "erfinv": (0.886226925452758, False),
     "atan2": (1.0, False), "arctan": (1.0, False), "arcsin": (1.0, False), "arcsinh": (1.0, False),
     "logaddexp": (1.0, False), "rpow": (1.0, False),
@@ -99,10 +100,10 @@ def function(call: Call) -> Op | Native | Expansion:
         made.ratio = _RATIOS.get(call.name)
     assert made.fact is not None
     made.fact.gate = 2 if call.name in _GATES else 1 if call.name in _ACTIVATIONS else 0
-    made.fact.power = made.fact.power and call.name in (*_POWERS, "clamp")
+    made.fact.power = made.fact.power and call.name in (*_POWERS, "clamp", "clamp_min")
     made.fact.exponent = call.name == "exp"
-    if call.name in ("clamp", "clip"):
-        low = call.bind("input min max", min=None, max=None)[1]
+    if call.name in ("clamp", "clip", "clamp_min"):
+        low = call.bind("input min", min=None)[1]
         made.fact.nonneg = isinstance(low, (int, float)) and low >= 0
     elif call.name in ("hardtanh", "threshold"):
         made.fact.nonneg = False
@@ -285,7 +286,7 @@ def div(call: Call) -> Op | Native | Expansion:
         x, y = y, x
     if call.depends(x) and call.depends(y):
         known = call.fact(y)
-        if known is not None and known.total is not None and known.total[0].get() is x:
+        if known is not None and known.total is not None and _same_exponential(call, x, known.total[0].get()):
             from relprop.ops.softmax import hand_softmax
 
             return hand_softmax(call, x, known.total[1])
@@ -297,6 +298,17 @@ def div(call: Call) -> Op | Native | Expansion:
     if call.depends(x):
         return _scaled(call, x, _reciprocal(y))
     return _inverse(call, y)
+
+
+def _same_exponential(call: Call, x: Tensor, other: Tensor | None) -> bool:
+    """Whether two tensors are one, or two exponentials of one tensor."""
+    if other is None or x is other:
+        return x is other
+    facts = call.fact(x), call.fact(other)
+    if any(f is None or not f.exponent for f in facts):
+        return False
+    roots = [f.stem[0].get() for f in facts if f is not None]
+    return roots[0] is not None and roots[0] is roots[1] and x.shape == other.shape
 
 
 def _reciprocal(value: Any) -> Any:

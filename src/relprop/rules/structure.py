@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from relprop.errors import RuleError
-from relprop.numerics import Epsilons, divide, dot, nonzero, reduce_to, stabiliser
+from relprop.numerics import Epsilons, dot, nonzero, reduce_to, stabiliser
 from relprop.ops.base import Books
 from relprop.ops.elementwise import Product, Sum
 from relprop.ops.pool import Pool
@@ -53,9 +53,10 @@ class Signed(Rule):
         masked = y.isinf()  # minus infinity added to a score masks it: it carries nothing
         y = torch.where(masked, 0.0, y)
         g = torch.where(masked, 0.0, g)
-        # without an epsilon of its own, a sum that cancels to zero passes nothing
-        s = divide(g * nonzero(y), stabiliser(self.epsilon)(y))
-        books.add("epsilon", dot(nonzero(y), g - s))
+        plain = not callable(self.epsilon) and self.epsilon == 0
+        # `g` itself, not `g y / y`: where addends cancel to zero, what passes is the native gradient
+        s = g if plain else g * nonzero(y) / stabiliser(self.epsilon)(nonzero(y))
+        books.add("epsilon", (g * nonzero(y) - s * y).sum())
         constant = _constant(op, y)
         if constant is not None:
             books.add("constants", dot(s, torch.where(masked, 0.0, constant)))
@@ -147,8 +148,7 @@ def _split(
             for p, t in zip(parts, operands, strict=True)
         )
     if op.carrying:
-        books.add("epsilon", dot((z == 0).to(z.dtype), g * nonzero(z)))
-        g = divide(g * nonzero(z), z)
+        books.add("epsilon", dot(g, nonzero(z) - z))
     return (op.left(g, x, y) * parts[0] if parts[0] else None, op.right(g, x, y) * parts[1] if parts[1] else None)
 
 

@@ -136,7 +136,7 @@ def _cat_share(parts: Sequence[Tensor], fixed: Sequence[bool], dim: int, stacked
     constants = [p if f else None for p, f in zip(parts, fixed, strict=True)]
 
     def share(g: Tensor) -> Tensor:
-        total, start = g.new_zeros(()), 0
+        total, start = g.real.new_zeros(()), 0
         for size, value in zip(sizes, constants, strict=True):
             if value is not None and size:
                 piece = g.select(dim, start) if stacked else g.narrow(dim, start, size)
@@ -149,7 +149,7 @@ def _cat_share(parts: Sequence[Tensor], fixed: Sequence[bool], dim: int, stacked
 
 def _finite_product(g: Tensor, value: Any) -> Tensor:
     """`sum(g * value)`, where an infinite constant (a mask) that carries nothing counts as nothing."""
-    product = g * value
+    product = (g * torch.as_tensor(value, device=g.device).conj()).real if g.is_complex() else g * value
     return torch.where(g == 0, 0.0, product).sum() if not _known_finite(value) else product.sum()
 
 

@@ -246,6 +246,7 @@ def transformer(m: nn.Transformer, source: Tensor, target: Tensor, cp: bool, gel
     return norm(x, m.decoder.norm)
 
 
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("pre", [False, True], ids=["post-norm", "pre-norm"])
 @pytest.mark.parametrize("gelu", [False, True], ids=["relu", "gelu"])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import relprop as rp
+from relprop.errors import UnknownOperationError
 from relprop.record.nodes import NODES
 from tests.architectures.arch_models import draw
 from tests.reference.recipe import fill
@@ -69,7 +70,7 @@ def registered() -> Iterator[None]:
 def test_custom_function_is_refused_by_name() -> None:
     model = fill(Custom().double())
     before = snapshot(model)
-    with pytest.raises(rp.UnknownOperationError) as caught:
+    with pytest.raises(UnknownOperationError) as caught:
         rp.LRP(model, rp.Zero()).explain(draw(2, 4), target=1)
     message = str(caught.value)
     assert "Softplus2" in message

@@ -1,6 +1,7 @@
-"""captum's LRP: two forward passes with rewritten weights. Its rules are attached to the modules once.
+"""captum's LRP: two forward passes with rewritten weights.
 
-Of the presets it has epsilon on every linear map. It does not see residual additions.
+Of the presets it has epsilon on every linear map. It does not see residual additions. Every call takes the
+rules off the modules, so every call attaches them anew.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ def prepare(problem: Problem, preset: str) -> Call:
 
     if preset not in (presets.EPSILON, presets.ATTENTION) or problem.targets is not None:
         raise NotOffered(preset)
+    kinds = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
+    ruled = [module for module in problem.model.modules() if isinstance(module, kinds)]
     for module in problem.model.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = False  # its backward hooks refuse what is changed in place
-        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)):
-            module.rule = EpsilonRule(presets.STABILISER)
-    lrp = LRP(problem.model)
 
     def call() -> Tensor:
+        for module in ruled:
+            module.rule = EpsilonRule(presets.STABILISER)
+        lrp = LRP(problem.model)
         relevance: Tensor = lrp.attribute(problem.x, target=problem.target)
         return relevance.detach()
 

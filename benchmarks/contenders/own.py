@@ -34,8 +34,7 @@ def composite(problem: Problem, preset: str) -> object:
     if preset == presets.BOX:
         return rp.EpsilonGammaBox(low=low, high=high)
     if preset == presets.ATTENTION_GAMMA:
-        gamma = rp.Gamma(presets.GAMMA)
-        return rp.Composite([(rp.Kind("linear"), gamma), (rp.Kind("conv"), gamma)], rp.AttnLRP())
+        return rp.AttnLRP(conv_gamma=presets.GAMMA, linear_gamma=presets.GAMMA)
     return getattr(rp, preset)()  # the others are named as in relprop
 
 

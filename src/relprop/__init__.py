@@ -36,8 +36,9 @@ from relprop.explain import Explanation as Explanation
 from relprop.numerics import Stabilizer as Stabilizer
 from relprop.ops import op as op
 from relprop.plan import Plan as Plan
-from relprop.presets import AttnLRP as AttnLRP
 from relprop.presets import CPLRP as CPLRP
+from relprop.presets import LSTMLRP as LSTMLRP
+from relprop.presets import AttnLRP as AttnLRP
 from relprop.presets import Deconvnet as Deconvnet
 from relprop.presets import DeepTaylor as DeepTaylor
 from relprop.presets import EpsilonAlpha2Beta1 as EpsilonAlpha2Beta1
@@ -47,7 +48,6 @@ from relprop.presets import EpsilonPlus as EpsilonPlus
 from relprop.presets import EpsilonPlusFlat as EpsilonPlusFlat
 from relprop.presets import ExcitationBackprop as ExcitationBackprop
 from relprop.presets import GuidedBackprop as GuidedBackprop
-from relprop.presets import LSTMLRP as LSTMLRP
 from relprop.presets import MambaLRP as MambaLRP
 from relprop.presets import ResLRP as ResLRP
 from relprop.presets import UniformEpsilon as UniformEpsilon

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -86,6 +87,7 @@ class LRP:
         layers: Sequence[str] | str = (),
         wrt: Sequence[str | int] | str | int | None = None,
         unknown: Literal["error", "gradient"] = "error",
+        audit: Literal["total", "sites"] = "total",
         **kwargs: Any,
     ) -> Explanation:
         """Explain the model's output on these inputs.
@@ -102,6 +104,7 @@ class LRP:
         wrt           names or positions of the inputs to return, if not all; changes no value
         unknown       "error": an operation without a rule is an error. "gradient": its own gradient is taken, and
                       the audit says so
+        audit         "total": the books of the whole call, always kept. "sites": those of every site too
 
         Raises a `RelpropError` that says what was seen and what to do; the model is never changed.
         """
@@ -111,7 +114,18 @@ class LRP:
         self._check_layers(layers)
         composite, notes = self._chosen(args, kwargs)
         run = self._record(composite, args, kwargs, target, seed, layers, unknown, notes)
-        return self._propagate(run, args, kwargs, wrt)
+        result = self._propagate(run, args, kwargs, wrt, by_site=audit == "sites")
+        if not _finite(result):
+            self._refuse_not_finite(result, args, kwargs)
+        if not result.audit.balanced and unknown == "error":
+            if audit != "sites":
+                run = self._record(composite, args, kwargs, target, seed, layers, unknown, notes)
+                result = self._propagate(run, args, kwargs, wrt, by_site=True)
+            raise AuditError(
+                "the books do not balance: "
+                f"{result.audit.unexplained_share:.1e} of the absolute relevance is unexplained.\n{result.audit}"
+            )
+        return result
 
     # -- record --------------------------------------------------------------------------------------------------
 
@@ -170,7 +184,9 @@ class LRP:
         if key not in self._totals:
             recorder = Recorder(self.model, composite, totals=dict.fromkeys(probe.counted, 0))
             with torch.inference_mode(False), torch.enable_grad(), recorder.boxes.hooks(), recorder.scope:
-                inputs = {name: rebuild(value, name, recorder.add_input) for name, value in names(args, kwargs)}
+                inputs = {
+                    name: rebuild(value, name, recorder.add_input) for name, value in names(args, kwargs)
+                }
                 with recorder:
                     self.model(*(inputs[str(i)] for i in range(len(args))), **{k: inputs[k] for k in kwargs})
             self._totals[key] = dict(recorder.positions.counts)
@@ -206,14 +222,13 @@ class LRP:
 
     # -- propagate -----------------------------------------------------------------------------------------------
 
-    def _propagate(self, run: _Run, args: Any, kwargs: Any, wrt: Any) -> Explanation:
+    def _propagate(self, run: _Run, args: Any, kwargs: Any, wrt: Any, by_site: bool = False) -> Explanation:
         recorder, seed = run.recorder, run.seed
         assert seed is not None
-        ledger = recorder.ledger = Ledger()
+        ledger = recorder.ledger = Ledger(by_site)
         captured = [t for groups in recorder.captures.values() for group in groups for t in group]
         wanted = [leaf.tensor for leaf in recorder.leaves] + captured
-        with torch.inference_mode(False):
-            grads = torch.autograd.grad(seed.tensor, wanted, seed.g, allow_unused=True)
+        grads = _backward(recorder, seed, wanted)
         read = _Reader(recorder.composite.reading, recorder.carry != "nowhere")
         relevance = [read(leaf.tensor, g) for leaf, g in zip(recorder.leaves, grads, strict=False)]
         by_capture = {id(t): read(t, g) for t, g in zip(captured, grads[len(recorder.leaves) :], strict=True)}
@@ -221,7 +236,7 @@ class LRP:
         result = Explanation(
             relevance=_structured(recorder.leaves, relevance, args, kwargs, wrt),
             output=detached(run.output),
-            target=seed.target,
+            target=detached(seed.target),
             audit=audit,
             plan=run.plan(),
             layers=_layers(recorder.captures, by_capture),
@@ -233,6 +248,17 @@ class LRP:
             inputs=args[0] if len(args) == 1 and not kwargs else (args, kwargs),
         )
         return result
+
+    def _refuse_not_finite(self, result: Explanation, args: Any, kwargs: Any) -> None:
+        check_finite(args, kwargs)
+        for out in tensors(result.output):
+            if out.is_floating_point() and not bool(torch.isfinite(out).all()):
+                raise InputError("the model's output holds NaN or infinity: nothing can be explained")
+        raise AuditError(
+            "the relevance is not finite: denominators vanished or the range of "
+            f"{next(tensors(result.relevance)).dtype} was exceeded. Use a larger epsilon, or a wider dtype "
+            "(model.float())."
+        )
 
     def _balance(self, run: _Run, relevance: list[Tensor], ledger: Ledger) -> Audit:
         recorder, seed = run.recorder, run.seed
@@ -261,9 +287,34 @@ class LRP:
             tolerance=TOLERANCE.get(dtype, 1e-3),
             conserving=recorder.composite.reading == "relevance",
             cuts=tuple(recorder.cuts),
+            sites=tuple(ledger.worst()) if ledger.by_site else (),
             native=tuple(f"{u.node} ({u.path or '(model)'}.{u.function})" for u in run.unknown),
         )
         return audit
+
+
+def _backward(
+    recorder: Recorder, seed: Seed, wanted: Sequence[Tensor], keep: bool = False
+) -> Sequence[Tensor | None]:
+    """The modified gradients at the wanted tensors.
+
+    Where activations are checkpointed the recorder has to see what is computed again, so the engine runs under it;
+    `torch.autograd.grad` would leave it, so the engine is called as that function calls it.
+    """
+    with torch.inference_mode(False):
+        if not recorder.checkpointed:
+            return torch.autograd.grad(seed.tensor, wanted, seed.g, allow_unused=True, retain_graph=keep)
+        engine = torch.autograd.Variable._execution_engine
+        with recorder.scope, recorder.replay():
+            return engine.run_backward(
+                (seed.tensor,),
+                (seed.g,),
+                keep,
+                False,
+                tuple(wanted),
+                allow_unreachable=True,
+                accumulate_grad=False,
+            )
 
 
 class _Reader:
@@ -281,6 +332,11 @@ class _Reader:
         if values.is_complex():
             return (values.conj() * g).real
         return (nonzero(values) if self.on_zeros else values) * g
+
+
+def _finite(result: Explanation) -> bool:
+    """Known from the audit's sums, so that nothing waits for the device once more."""
+    return math.isfinite(result.audit.scale) and math.isfinite(result.audit.seed)
 
 
 def _is_function(target: Any) -> bool:
@@ -343,16 +399,16 @@ def _check_kind(model: nn.Module) -> None:
             "the model is TorchScript: its calls cannot be seen. Explain the Python model it was made from."
         )
     if isinstance(model, nn.DataParallel):
-        raise ModelStateError("DataParallel runs the model in threads that cannot be seen: explain model.module instead.")
+        raise ModelStateError(
+            "DataParallel runs the model in threads that cannot be seen: explain model.module instead."
+        )
 
 
 def _shapes(args: Any, kwargs: Any) -> Any:
     return tuple((tuple(t.shape), t.dtype) for t in tensors((args, dict(kwargs))))
 
 
-def _structured(
-    leaves: Sequence[Leaf], relevance: Sequence[Tensor], args: Any, kwargs: Any, wrt: Any
-) -> Any:
+def _structured(leaves: Sequence[Leaf], relevance: Sequence[Tensor], args: Any, kwargs: Any, wrt: Any) -> Any:
     """Relevance in the structure of what is explained."""
     by_name: dict[str, Tensor] = {}
     for leaf, r in zip(leaves, relevance, strict=True):
@@ -387,7 +443,9 @@ def _layers(captures: Mapping[str, list[list[Tensor]]], read: Mapping[int, Tenso
             if not parts:
                 continue
             same = all(p.shape == parts[0].shape for p in parts)
-            runs.append(torch.stack(parts).sum(0) if same and len(parts) > 1 else parts[0] if same else tuple(parts))
+            runs.append(
+                torch.stack(parts).sum(0) if same and len(parts) > 1 else parts[0] if same else tuple(parts)
+            )
         if runs:
             found[path] = runs[0] if len(runs) == 1 else runs
     return found

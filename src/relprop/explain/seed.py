@@ -70,7 +70,9 @@ def make_seed(
     if callable(target) and not isinstance(target, Tensor):
         value = chosen
         if not isinstance(value, Tensor):
-            raise InputError(f"the target's function returned {type(value).__name__}; it must return a tensor")
+            raise InputError(
+                f"the target's function returned {type(value).__name__}; it must return a tensor"
+            )
         return Seed(value, _gradient(value, torch.ones_like(value, dtype=torch.bool), seed), target)
     tensor = main_output(output)
     note = None
@@ -153,12 +155,16 @@ def _mask(tensor: Tensor, target: Target) -> tuple[Tensor, Any]:
     if isinstance(target, slice):
         mask[:, target] = True
         return mask, target
-    raise InputError(f"target of type {type(target).__name__} is not understood; see LRP.explain for its forms")
+    raise InputError(
+        f"target of type {type(target).__name__} is not understood; see LRP.explain for its forms"
+    )
 
 
 def _single(mask: Tensor, target: int, shape: tuple[int, ...]) -> Tensor:
     if len(shape) > 2:
-        raise InputError(f"the output has shape {shape}: a single index is ambiguous, give a tuple such as (-1, {target})")
+        raise InputError(
+            f"the output has shape {shape}: a single index is ambiguous, give a tuple such as (-1, {target})"
+        )
     if not shape:
         if target != 0:
             raise InputError(f"target {target} is out of range: the output is a single value")

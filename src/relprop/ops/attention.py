@@ -19,78 +19,52 @@ class Attention(Op):
     """`y = softmax(q k^T scale + mask) v` by torch's fused kernel, forward and backward.
 
     roles    which of "q", "k", "v", "mask" each operand is
-    shares   what each operand's native gradient is multiplied by (the rule says it); 0: nothing passes
     """
 
     family = "attention"
     kind = "attention"
 
     def __init__(self, inputs: dict[str, Any], options: dict[str, Any], roles: tuple[str, ...]) -> None:
-        self._inputs: dict[str, Any] | None = inputs
-        self.options, self.roles = options, roles
-        self.shares: dict[str, float] = dict.fromkeys(roles, 1.0)
-        self._graph: tuple[Tensor, list[Tensor]] | None = None
+        self.inputs, self.options, self.roles = inputs, options, roles
 
-    def bind(self, rule: Any) -> None:
-        """Take the rule's shares before the kernel runs: what carries nothing needs no gradient."""
-        self.shares = rule.attention(self)
+    def kernel(self, changed: dict[str, Tensor]) -> Tensor:
+        """Run the fused kernel with some inputs replaced; they are not kept."""
+        inputs, self.inputs = {**self.inputs, **changed}, {}
+        return F.scaled_dot_product_attention(
+            inputs["q"], inputs["k"], inputs["v"], attn_mask=inputs["mask"], **self.options
+        )
 
-    def kernel(self) -> Tensor:
-        """Run the fused kernel on leaves of its own, and keep its graph for the backward."""
-        assert self._inputs is not None
-        inputs, self._inputs = self._inputs, None
-        leaves: dict[str, Tensor] = {}
-        with torch.enable_grad():
-            for role, value in inputs.items():
-                if role in self.roles and self.shares.get(role):
-                    leaves[role] = value.detach().requires_grad_()
-                elif isinstance(value, Tensor):
-                    inputs[role] = value.detach()
-            merged = {**inputs, **leaves}
-            y = F.scaled_dot_product_attention(
-                merged["q"], merged["k"], merged["v"], attn_mask=merged["mask"], **self.options
-            )
-        if leaves and not y.requires_grad:
-            raise ModelStateError("the attention kernel returned no gradient: choose another by torch.nn.attention.")
-        self._leaves = leaves
-        self._graph = (y, list(leaves.values()))
-        return y.detach()
+
+class Share(Op):
+    """An operand of a fused kernel on its way in: what the kernel's gradient brings back is multiplied by `share`.
+
+    The values' own gradient, before the share, carries all of the output's relevance; what the softmax branch loses
+    of it is booked as excess.
+    """
+
+    family = "fixed"
+    kind = "attention"
+
+    def __init__(self, role: str, share: float, rest: float) -> None:
+        self.role, self.share, self.rest = role, share, rest
 
     def pull(
-        self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor], gs: Sequence[Tensor], books: Any
+        self,
+        rule: Any,
+        operands: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        gs: Sequence[Tensor],
+        books: Any,
     ) -> tuple[Tensor | None, ...]:
-        assert self._graph is not None
-        y, leaves = self._graph
-        g = gs[0]
-        grads = dict(zip(self._leaves, torch.autograd.grad(y, leaves, g, retain_graph=True), strict=True))
-        pulled: list[Tensor | None] = []
-        passed: list[Tensor] = []
-        for role in self.roles:
-            share = self.shares.get(role, 0.0)
-            if not share:
-                pulled.append(None)
-                continue
-            gradient = grads[role] if share == 1 else grads[role].mul_(share)
-            pulled.append(gradient)
-            if role != "v":
-                passed.append(_product(self._leaves[role].detach(), gradient))
-        if passed:
-            through_v = self.shares.get("v", 0.0)
-            books.add("excess", (1 - through_v) * dot(y.detach(), g) - torch.stack(passed).sum())
-        return tuple(pulled)
+        g = gs[0] if self.share == 1 else gs[0] * self.share
+        if self.rest:
+            product = _masked_product if self.role == "mask" else dot
+            books.add("excess", self.rest * product(operands[0], gs[0]))
+        return (g,)
 
 
-def _product(value: Tensor, gradient: Tensor) -> Tensor:
-    """`sum(value * gradient)`, with masks of minus infinity counting as nothing."""
-    if value.shape != gradient.shape:
-        gradient = gradient.sum_to_size(value.shape)
-    if bool(value.shape) and value.ndim >= 2 and gradient.shape == value.shape:
-        return dot(torch.nan_to_num(value, neginf=0.0, posinf=0.0) if _masklike(value) else value, gradient)
-    return dot(value, gradient)
-
-
-def _masklike(value: Tensor) -> bool:
-    return value.shape[-1] == value.shape[-2]
+def _masked_product(value: Tensor, gradient: Tensor) -> Tensor:
+    return dot(torch.where(value.isinf(), 0.0, value), gradient)
 
 
 @op("scaled_dot_product_attention")
@@ -107,7 +81,7 @@ def sdpa(call: Call) -> Op:
     roles = tuple(role for role, value in inputs.items() if call.depends(value))
     options = {"is_causal": causal, "scale": scale, "enable_gqa": gqa}
     made = Attention(inputs, options, roles)
-    made.operands, made.run = tuple(inputs[r] for r in roles), made.kernel
+    made.operands, made.run = tuple(inputs[r] for r in roles), call.run
     made.fact = Fact()
     return made
 
@@ -152,8 +126,16 @@ def _multi_head(a: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         mask, padding = _one_more(mask), _one_more(padding)
     head = width // heads
     q = q.view(length, batch * heads, head).transpose(0, 1)
-    k = a["static_k"] if a["static_k"] is not None else k.view(k.shape[0], batch * heads, head).transpose(0, 1)
-    v = a["static_v"] if a["static_v"] is not None else v.view(v.shape[0], batch * heads, head).transpose(0, 1)
+    k = (
+        a["static_k"]
+        if a["static_k"] is not None
+        else k.view(k.shape[0], batch * heads, head).transpose(0, 1)
+    )
+    v = (
+        a["static_v"]
+        if a["static_v"] is not None
+        else v.view(v.shape[0], batch * heads, head).transpose(0, 1)
+    )
     if a["add_zero_attn"]:
         zero = torch.zeros(batch * heads, 1, head, dtype=k.dtype, device=k.device)
         k, v = torch.cat([k, zero], 1), torch.cat([v, zero], 1)
@@ -164,9 +146,16 @@ def _multi_head(a: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         causal = bool(a["is_causal"]) and padding is None and mask is None
         shape = (batch, heads)
         if mask is not None:
-            mask = mask.view(batch, heads, -1, source) if mask.shape[0] == batch * heads else mask.unsqueeze(0)
+            mask = (
+                mask.view(batch, heads, -1, source) if mask.shape[0] == batch * heads else mask.unsqueeze(0)
+            )
         out = F.scaled_dot_product_attention(
-            q.view(*shape, length, head), k.view(*shape, source, head), v.view(*shape, source, head), mask, 0.0, causal
+            q.view(*shape, length, head),
+            k.view(*shape, source, head),
+            v.view(*shape, source, head),
+            mask,
+            0.0,
+            causal,
         )
         out = out.permute(2, 0, 1, 3).contiguous().view(batch * length, width)
         out = F.linear(out, a["out_proj_weight"], a["out_proj_bias"]).view(length, batch, width)
@@ -204,7 +193,13 @@ def _one_more(mask: Tensor | None) -> Tensor | None:
 
 
 def _joined_mask(
-    mask: Tensor | None, padding: Tensor | None, batch: int, heads: int, length: int, source: int, dtype: torch.dtype
+    mask: Tensor | None,
+    padding: Tensor | None,
+    batch: int,
+    heads: int,
+    length: int,
+    source: int,
+    dtype: torch.dtype,
 ) -> Tensor | None:
     """Attention mask and key padding as one additive mask [N * heads or 1, T, S]."""
     if mask is not None:

@@ -30,10 +30,22 @@ class Fact:
     chained   a call without degree stands in that stem: it is attached to `stem[0]` by one identity node
     inverse   it is a negative power (one over a standard deviation): a constant in products
     power     only affine calls and powers stand in its stem
-    gate      how much it looks like a gate: 2 from a sigmoid or softmax, 1 from another activation, else 0
+    gate      how much it looks like a gate: 3 selected from a softmax (a router), 2 from a sigmoid or softmax,
+              1 from another activation, else 0
     """
 
-    __slots__ = ("chained", "exponent", "gate", "inverse", "nonneg", "pad", "power", "producer", "stem", "total")
+    __slots__ = (
+        "chained",
+        "exponent",
+        "gate",
+        "inverse",
+        "nonneg",
+        "pad",
+        "power",
+        "producer",
+        "stem",
+        "total",
+    )
 
     def __init__(self) -> None:
         self.nonneg = False
@@ -76,7 +88,12 @@ class Op:
         return operands, run
 
     def pull(
-        self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor], gs: Sequence[Tensor], books: Books
+        self,
+        rule: Any,
+        operands: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        gs: Sequence[Tensor],
+        books: Books,
     ) -> tuple[Tensor | None, ...]:
         """The modified gradients of the operands. The default, for one operand, asks the rule's method `family`."""
         return (getattr(rule, self.family)(self, operands[0], outputs[0], gs[0], books),)

@@ -34,7 +34,12 @@ class Elementwise(Op):
         self.name, self.degree_one, self.at_zero, self.ratio = name, degree_one, at_zero, ratio
 
     def pull(
-        self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor], gs: Sequence[Tensor], books: Any
+        self,
+        rule: Any,
+        operands: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        gs: Sequence[Tensor],
+        books: Any,
     ) -> tuple[Tensor | None, ...]:
         return (rule.elementwise(self, operands[0], outputs[0] if outputs else None, gs[0], books),)
 
@@ -58,6 +63,8 @@ _FUNCTIONS: dict[str, tuple[float, bool]] = {
     "logaddexp": (1.0, False), "rpow": (1.0, False),
 }  # fmt: skip
 _RATIOS: dict[str, Callable[[Tensor], Tensor]] = {"silu": torch.sigmoid}
+#: The rank of a router among the gates.
+ROUTER = 3
 _GATES = ("sigmoid", "expit", "hardsigmoid")
 _ACTIVATIONS = ("tanh", "gelu", "silu", "mish", "hardswish", "softplus", "elu", "selu", "celu", "relu6")
 _POWERS = ("sqrt", "square")
@@ -148,7 +155,12 @@ class Sum(Op):
         return [x if f == 1 else f * x for f, x in zip(self.factors, operands, strict=True)]
 
     def pull(
-        self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor], gs: Sequence[Tensor], books: Any
+        self,
+        rule: Any,
+        operands: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        gs: Sequence[Tensor],
+        books: Any,
     ) -> tuple[Tensor | None, ...]:
         return rule.sum(self, operands, outputs[0] if outputs else None, gs[0], books)
 
@@ -188,7 +200,9 @@ def _sum(call: Call, x: Any, y: Any, factor_x: float, factor_y: float) -> Op | N
     made = Sum((f_m,), _times(constant, f_c))
     made.operands, made.run = (moving,), call.run
     made.fact = stemmed(call, Fact(), moving)
-    made.fact.nonneg = _nonneg(call, moving) and f_m > 0 and not isinstance(constant, Tensor) and f_c * constant >= 0
+    made.fact.nonneg = (
+        _nonneg(call, moving) and f_m > 0 and not isinstance(constant, Tensor) and f_c * constant >= 0
+    )
     return made
 
 
@@ -221,8 +235,9 @@ def _scaled(call: Call, moving: Tensor, constant: Any) -> Op | Native:
         assert made.fact is not None and known is not None
         made.fact.gate, made.fact.inverse = known.gate, known.inverse
         return made
-    fact = stemmed(call, Fact(), moving)
-    fact.nonneg = positive and _nonneg(call, moving)
+    fact, known = stemmed(call, Fact(), moving), call.fact(moving)
+    if known is not None:
+        fact.gate, fact.inverse, fact.nonneg = known.gate, known.inverse, positive and known.nonneg
     return Native(form="scale", fact=fact)
 
 
@@ -246,7 +261,12 @@ class Product(Op):
         self.left, self.right, self.gate, self.elementwise = left, right, gate, elementwise
 
     def pull(
-        self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor], gs: Sequence[Tensor], books: Any
+        self,
+        rule: Any,
+        operands: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        gs: Sequence[Tensor],
+        books: Any,
     ) -> tuple[Tensor | None, ...]:
         return rule.product(self, operands, outputs[0] if outputs else None, gs[0], books)
 
@@ -273,10 +293,16 @@ def multiplied(call: Call, x: Tensor, y: Tensor) -> Op | Native:
         gate_of(call, x, y),
         elementwise=True,
     )
+    made.kind = "routing" if routed(call, x, y) else "product"
     made.operands, made.run = (x, y), call.run
     made.fact = Fact()
     made.fact.nonneg = _nonneg(call, x) and _nonneg(call, y)
     return made
+
+
+def routed(call: Call, x: Tensor, y: Tensor) -> bool:
+    """Whether one factor is a router's weight: selected by value from a softmax or sigmoid."""
+    return any((f := call.fact(t)) is not None and f.gate == ROUTER for t in (x, y))
 
 
 @op("div", "divide", "true_divide", "rdiv")
@@ -294,7 +320,10 @@ def div(call: Call) -> Op | Native | Expansion:
         if root is not None and (chained(call, x) or chained(call, y) or root is y):
             return attach(call, root)
         denominator = y.detach()
-        return Native(form="scale", run=lambda: torch.div(x, denominator), operands=(x,))
+        fact, numerator = stemmed(call, Fact(), x), call.fact(x)
+        if numerator is not None:
+            fact.gate, fact.nonneg = numerator.gate, numerator.nonneg and _nonneg(call, y)
+        return Native(form="scale", run=lambda: torch.div(x, denominator), operands=(x,), fact=fact)
     if call.depends(x):
         return _scaled(call, x, _reciprocal(y))
     return _inverse(call, y)

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relprop.ops.base import Call, Native, Op
+from relprop.ops.base import Call, Expansion, Native, Op
+from relprop.ops.product import dependent_conv, dependent_linear, einsum_product, kernel_form, product_of
 from relprop.ops.table import op
 
 
@@ -73,7 +74,12 @@ class LinearMap(Op):
         return self.apply(self.support(torch.ones_like(self.sample(a))), torch.ones_like(self.weight))
 
     def pull(
-        self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor], gs: Sequence[Tensor], books: Any
+        self,
+        rule: Any,
+        operands: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        gs: Sequence[Tensor],
+        books: Any,
     ) -> tuple[Tensor | None, ...]:
         return (rule.linear(self, operands[0], outputs[0], gs[0], books),)
 
@@ -209,7 +215,9 @@ class Matmul(LinearMap):
 class Einsum(LinearMap):
     """`torch.einsum` (or a bilinear layer, a dot product, ...) in which one operand alone depends on the input."""
 
-    def __init__(self, weight: Tensor, form: Callable[[Tensor, Tensor], Tensor], bias: Tensor | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, form: Callable[[Tensor, Tensor], Tensor], bias: Tensor | None = None
+    ) -> None:
         self.weight, self.form, self.bias = weight, form, bias
 
     def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
@@ -255,8 +263,6 @@ def _constant(call: Call, value: Any) -> Any:
 def linear(call: Call) -> Op | Native:
     a, w, b = call.bind("input weight bias", bias=None)
     if call.depends(w) or call.depends(b):
-        from relprop.ops.product import dependent_linear
-
         return dependent_linear(call, a, w, b)
     return _map(call, a, Dense(w, b))
 
@@ -265,7 +271,11 @@ _CONVS = {f"conv{n}d": (n, False) for n in (1, 2, 3)} | {f"conv_transpose{n}d": 
 
 
 def _tuple(value: Any, n: int) -> list[int]:
-    return [int(value)] * n if isinstance(value, int) else [int(v) for v in value] * (n if len(value) == 1 else 1)
+    return (
+        [int(value)] * n
+        if isinstance(value, int)
+        else [int(v) for v in value] * (n if len(value) == 1 else 1)
+    )
 
 
 @op(*_CONVS)
@@ -278,12 +288,18 @@ def conv(call: Call) -> Op | Native:
         )  # fmt: skip
     else:
         a, w, b, stride, padding, dilation, groups = call.bind(
-            "input weight bias stride padding dilation groups", bias=None, stride=1, padding=0, dilation=1, groups=1
+            "input weight bias stride padding dilation groups",
+            bias=None,
+            stride=1,
+            padding=0,
+            dilation=1,
+            groups=1,
         )
         output_padding = 0
     if call.depends(w) or call.depends(b):
-        from relprop.ops.product import dependent_conv
-
+        if not call.depends(a) and not call.depends(b):
+            form = kernel_form(call)
+            return _map(call, w, Einsum(a, lambda v, u: form(u, v), _shaped(b, n)))
         return dependent_conv(call, a, w, b)
     stride, dilation = _tuple(stride, n), _tuple(dilation, n)
     made: LinearMap
@@ -326,8 +342,6 @@ def matmul(call: Call) -> Op | Native:
 
 def _matmul(call: Call, x: Tensor, y: Tensor, bias: Tensor | None) -> Op | Native:
     if call.depends(x) and call.depends(y):
-        from relprop.ops.product import product_of
-
         return product_of(call, x, y, torch.matmul, bias)
     if call.depends(x):
         return _map(call, x, Matmul(y, bias, left=False))
@@ -339,8 +353,6 @@ def dot(call: Call) -> Op | Native:
     x, y = call.bind("input other", other=call.kwargs.get("tensor"))
     form = torch.inner
     if call.depends(x) and call.depends(y):
-        from relprop.ops.product import product_of
-
         return product_of(call, x, y, form, None)
     if call.depends(x):
         return _map(call, x, Einsum(y, form))
@@ -363,8 +375,6 @@ def addmm(call: Call) -> Op | Native:
         if call.depends(x):
             return _matmul(call, x, y * alpha if alpha != 1 else y, bias)
         return _matmul(call, x * alpha if alpha != 1 else x, y, bias)
-    from relprop.ops.base import Expansion
-
     if call.name == "addbmm":
         return Expansion(lambda: base * beta + torch.bmm(x, y).sum(0) * alpha)
     return Expansion(lambda: base * beta + torch.matmul(x, y) * alpha)
@@ -376,11 +386,7 @@ def einsum(call: Call) -> Op | Native:
     if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
         operands = list(operands[0])
     if not isinstance(equation, str):
-        from relprop.ops.base import Expansion
-
         return Expansion(lambda: torch.einsum(*_sublists(equation, operands)))
-    from relprop.ops.product import einsum_product
-
     moving = [i for i, x in enumerate(operands) if call.depends(x)]
     if len(moving) > 1:
         return einsum_product(call, equation, operands, moving)
@@ -424,8 +430,6 @@ def tensordot(call: Call) -> Op | Native:
     x, y, dims = call.bind("a b dims", dims=2)
     form = lambda a, w: torch.tensordot(a, w, dims)  # noqa: E731
     if call.depends(x) and call.depends(y):
-        from relprop.ops.product import product_of
-
         return product_of(call, x, y, form, None)
     if call.depends(x):
         return _map(call, x, Einsum(y, form))
@@ -436,11 +440,22 @@ def tensordot(call: Call) -> Op | Native:
 def bilinear(call: Call) -> Op | Native:
     x, y, w, b = call.bind("input1 input2 weight bias", bias=None)
     if call.depends(x) and call.depends(y):
-        from relprop.ops.product import product_of
-
         return product_of(call, x, y, lambda u, v: F.bilinear(u, v, w), b)
     if call.depends(x):
         joint = torch.einsum("...j,oij->...oi", y, w)
         return _map(call, x, Einsum(joint, lambda a, v: torch.einsum("...i,...oi->...o", a, v), b))
     joint = torch.einsum("...i,oij->...oj", x, w)
     return _map(call, y, Einsum(joint, lambda a, v: torch.einsum("...j,...oj->...o", a, v), b))
+
+
+@op("_grouped_mm", "grouped_mm")
+def grouped_mm(call: Call) -> Op | Native:
+    """One matrix for each group of rows: the experts of a mixture."""
+    x, y = call.args[:2]
+    rest, kwargs, func = call.args[2:], call.kwargs, call.func
+    form = lambda a, w: func(a, w, *rest, **kwargs)  # noqa: E731
+    if call.depends(x) and call.depends(y):
+        return product_of(call, x, y, form, None)
+    if call.depends(x):
+        return _map(call, x, Einsum(y, form))
+    return _map(call, y, Einsum(x, lambda a, w: form(w, a)))

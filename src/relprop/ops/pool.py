@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from relprop.ops.base import Call, Expansion, Fact, Native, Op
+from relprop.ops.elementwise import ROUTER
 from relprop.ops.table import op
 
 
@@ -32,7 +33,12 @@ class Pool(Op):
         return torch.autograd.grad(y, leaf, s)[0]
 
     def pull(
-        self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor], gs: Sequence[Tensor], books: Any
+        self,
+        rule: Any,
+        operands: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        gs: Sequence[Tensor],
+        books: Any,
     ) -> tuple[Tensor | None, ...]:
         return (rule.pool(self, operands[0], outputs[0], gs[0], books),)
 
@@ -93,4 +99,7 @@ def selected(call: Call) -> Op | Native | Expansion:
     other = call.args[1] if len(call.args) > 1 else call.kwargs.get("other")
     if call.name in ("max", "min") and isinstance(other, Tensor) and other.is_floating_point():
         return Expansion(lambda: (torch.maximum if call.name == "max" else torch.minimum)(x, other))
-    return Native(fact=_keeps(call, x))
+    fact, known = _keeps(call, x), call.fact(x)
+    if call.name == "topk" and known is not None and known.gate == ROUTER - 1:
+        fact.gate = ROUTER
+    return Native(fact=fact)

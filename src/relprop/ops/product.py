@@ -46,7 +46,9 @@ def product_of(
     return made
 
 
-def einsum_product(call: Call, equation: str, operands: Sequence[Any], moving: list[int]) -> Op | Native | Expansion:
+def einsum_product(
+    call: Call, equation: str, operands: Sequence[Any], moving: list[int]
+) -> Op | Native | Expansion:
     """Two or more operands depend on the input: constants are joined, three become two products."""
     if len(operands) == 2:
         return product_of(call, operands[0], operands[1], lambda u, v: torch.einsum(equation, u, v), None)
@@ -79,23 +81,20 @@ def dependent_linear(call: Call, a: Tensor, w: Tensor, b: Tensor | None) -> Expa
     return Expansion(run)
 
 
+def kernel_form(call: Call) -> Callable[[Tensor, Tensor], Tensor]:
+    """A convolution as a function of input and kernel alone."""
+    rest, func = call.args[3:], call.func
+    kwargs = {k: v for k, v in call.kwargs.items() if k not in ("input", "weight", "bias")}
+    return lambda u, v: func(u, v, None, *rest, **kwargs)
+
+
 def dependent_conv(call: Call, a: Tensor, w: Tensor, b: Tensor | None) -> Op | Native | Expansion:
-    """A convolution whose kernel depends on the input (cross-correlation trackers, dynamic filters)."""
-    names = ("input", "weight", "bias")
-    rest = call.args[3:]
-    kwargs = {k: v for k, v in call.kwargs.items() if k not in names}
-    func = call.func
-    form = lambda u, v: func(u, v, None, *rest, **kwargs)  # noqa: E731
+    """A convolution whose kernel depends on the input too (cross-correlation trackers, dynamic filters)."""
+    form = kernel_form(call)
     if b is not None:
         tail = (1,) * (w.ndim - 2)
         return Expansion(lambda: form(a, w) + b.reshape(-1, *tail))
-    if call.depends(a):
-        return product_of(call, a, w, form, None)
-    from relprop.ops.linear import Einsum
-
-    made = Einsum(a, lambda v, u: form(u, v))
-    made.operands, made.run = (w,), call.run
-    return made
+    return product_of(call, a, w, form, None)
 
 
 @op("cdist", "pairwise_distance")

@@ -60,7 +60,12 @@ class Recurrent(Op):
         self.constants = constants or {}
 
     def pull(
-        self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor], gs: Sequence[Tensor], books: Any
+        self,
+        rule: Any,
+        operands: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        gs: Sequence[Tensor],
+        books: Any,
     ) -> tuple[Tensor | None, ...]:
         return rule.recurrent(self, operands, outputs, gs, books)
 

@@ -34,7 +34,11 @@ class Selection(Op):
 
 @TABLE.register("split", "split_with_sizes", replace=True)
 def split(call: Call) -> Op | Native:
-    sizes = call.args[1] if len(call.args) > 1 else call.kwargs.get("split_size_or_sections", call.kwargs.get("split_sizes"))
+    sizes = (
+        call.args[1]
+        if len(call.args) > 1
+        else call.kwargs.get("split_size_or_sections", call.kwargs.get("split_sizes"))
+    )
     module = call.module()
     selective = module is not None and hasattr(module, "A_log")
     if selective and isinstance(sizes, (list, tuple)) and len(sizes) == 3 and sizes[1] == sizes[2]:

@@ -89,7 +89,12 @@ class LogSumExp(Op):
         self.dim, self.keepdim = dim, keepdim
 
     def pull(
-        self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor], gs: Sequence[Tensor], books: Any
+        self,
+        rule: Any,
+        operands: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        gs: Sequence[Tensor],
+        books: Any,
     ) -> tuple[Tensor | None, ...]:
         x, g = operands[0], gs[0]
         weights = torch.exp(x - torch.logsumexp(x, self.dim, True))
@@ -124,5 +129,3 @@ def gumbel(call: Call) -> Expansion:
         return one_hot - soft.detach() + soft
 
     return Expansion(run)
-
-

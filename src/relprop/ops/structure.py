@@ -83,7 +83,15 @@ def same(call: Call) -> Native:
     return Native(fact=fact)
 
 
-@op("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "feature_dropout")
+@op(
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "alpha_dropout",
+    "feature_alpha_dropout",
+    "feature_dropout",
+)
 def dropout(call: Call) -> Native:
     from relprop.errors import ModelStateError
 
@@ -130,7 +138,9 @@ def cat(call: Call) -> Native:
     return Native(share=share, fact=fact)
 
 
-def _cat_share(parts: Sequence[Tensor], fixed: Sequence[bool], dim: int, stacked: bool) -> Callable[[Tensor], Tensor]:
+def _cat_share(
+    parts: Sequence[Tensor], fixed: Sequence[bool], dim: int, stacked: bool
+) -> Callable[[Tensor], Tensor]:
     """The constants among the parts absorb what reaches them."""
     sizes = [0 if p.ndim == 1 and p.numel() == 0 else 1 if stacked else p.shape[dim] for p in parts]
     constants = [p if f else None for p, f in zip(parts, fixed, strict=True)]
@@ -168,7 +178,9 @@ def pad(call: Call) -> Native:
         shape = x.shape
 
         def share(g: Tensor) -> Tensor:
-            outside = torch.nn.functional.pad(torch.zeros(shape, dtype=g.dtype, device=g.device), amounts, value=1.0)
+            outside = torch.nn.functional.pad(
+                torch.zeros(shape, dtype=g.dtype, device=g.device), amounts, value=1.0
+            )
             return (g * outside).sum() * value
 
         return Native(share=share, fact=fact)
@@ -183,7 +195,9 @@ def pad(call: Call) -> Native:
 
     def support(a: Tensor) -> Tensor:
         out = torch.zeros_like(a)
-        out[(slice(None),) * (a.ndim - len(inside)) + inside] = a[(slice(None),) * (a.ndim - len(inside)) + inside]
+        out[(slice(None),) * (a.ndim - len(inside)) + inside] = a[
+            (slice(None),) * (a.ndim - len(inside)) + inside
+        ]
         return out if before is None else _padded_before(out, before, inside)
 
     fact.pad = support

@@ -2,8 +2,8 @@
 
 from relprop.presets.base import Preset as Preset
 from relprop.presets.language import CPLRP as CPLRP
-from relprop.presets.language import AttnLRP as AttnLRP
 from relprop.presets.language import LSTMLRP as LSTMLRP
+from relprop.presets.language import AttnLRP as AttnLRP
 from relprop.presets.language import MambaLRP as MambaLRP
 from relprop.presets.language import ResLRP as ResLRP
 from relprop.presets.vision import Deconvnet as Deconvnet

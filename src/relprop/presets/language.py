@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from relprop.composite import Row
 from relprop.numerics import Epsilons
@@ -12,8 +13,8 @@ from relprop.rules import (
     Constant,
     Epsilon,
     Gamma,
-    Gates,
     GateKind,
+    Gates,
     Half,
     LinearRule,
     Proportional,
@@ -39,7 +40,7 @@ class AttnLRP(Preset):
     """AttnLRP: softmax by its Taylor expansion, products by halves, norms with constant statistics, activations by
     the identity rule, linear maps by epsilon.
 
-    `conv_gamma` and `linear_gamma` give the paper's vision variant, which has 0.25 on convolutions and 0.05 on
+    A mixture's router is a constant, or shares by halves. `conv_gamma` and `linear_gamma` give the paper's vision variant, which has 0.25 on convolutions and 0.05 on
     feed-forward layers (table B.5); 0 means epsilon. With the default epsilon of 0 the linear maps run natively.
     [Achtibat et al. 2024, AttnLRP, sections 3 and B.5]
     """
@@ -48,6 +49,7 @@ class AttnLRP(Preset):
     conv_gamma: float = 0.0
     linear_gamma: float = 0.0
     bias: Bias = "absorb"
+    router: Literal["constant", "half"] = "constant"
 
     def make(self) -> tuple[Row, ...]:
         return (
@@ -55,6 +57,7 @@ class AttnLRP(Preset):
             (DENSE, _linear(self.linear_gamma, self.epsilon, self.bias)),
             (Kind("attention"), BilinearHalf()),
             (Kind("softmax"), SoftmaxGradient()),
+            (Kind("routing"), SignalTakesAll() if self.router == "constant" else Half()),
             (Kind("product", "matmul"), Half()),
         )
 
@@ -79,7 +82,7 @@ class CPLRP(Preset):
             (DENSE, _linear(self.linear_gamma, self.epsilon, self.bias)),
             (Kind("attention"), ValueOnly()),
             (Kind("softmax"), Constant()),
-            (Kind("product", "matmul"), SignalTakesAll()),
+            (Kind("product", "matmul", "routing"), SignalTakesAll()),
         )
 
 

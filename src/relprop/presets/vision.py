@@ -18,12 +18,12 @@ from relprop.rules import (
     Gamma,
     Gradient,
     GuidedReLU,
+    LinearRule,
     WSquare,
     ZBox,
     Zero,
     ZPlus,
 )
-from relprop.rules import LinearRule
 from relprop.rules.linear import Bias
 from relprop.selectors import LINEAR_MAPS, All, Entry, Kind
 
@@ -100,7 +100,8 @@ class EpsilonGammaBox(Preset):
     @property
     def name(self) -> str:  # type: ignore[override]
         shown = ", ".join(
-            f"{k}={v if isinstance(v, (int, float)) else '<tensor>'}" for k, v in (("low", self.low), ("high", self.high))
+            f"{k}={v if isinstance(v, (int, float)) else '<tensor>'}"
+            for k, v in (("low", self.low), ("high", self.high))
         )
         return f"EpsilonGammaBox({shown}{'' if self.gamma == 0.25 else f', gamma={self.gamma}'})"
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from relprop.numerics import nonzero
 from relprop.site import Site
 
 #: The entries, in the order in which they are shown.
@@ -21,6 +23,7 @@ class Ledger:
         self._amounts: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._sites: defaultdict[int, defaultdict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
         self._site: Site | None = None
+        self.labels: dict[int, str] = {}
 
     def open(self, site: Site | None) -> None:
         """What follows is written down for this site."""
@@ -32,11 +35,46 @@ class Ledger:
         if self.by_site and self._site is not None:
             self._sites[self._site.index][entry].append(amount)
 
+    def flow(
+        self,
+        site: Site,
+        operands: Sequence[Tensor | None],
+        outputs: Sequence[Tensor | None],
+        gs: Sequence[Tensor | None],
+        pulled: Sequence[Tensor | None],
+    ) -> None:
+        """What came in at a site's outputs and went out at its operands."""
+        if any(t is None for t in operands) or outputs[0] is None:
+            return
+        came = [
+            _relevance(y, g) for y, g in zip(outputs, gs, strict=False) if g is not None and y is not None
+        ]
+        went = [
+            _relevance(x, g) for x, g in zip(operands, pulled, strict=True) if g is not None and x is not None
+        ]
+        self._sites[site.index]["in"].extend(came)
+        self._sites[site.index]["out"].extend(went)
+        self.labels[site.index] = site.label
+
+    def worst(self) -> list[tuple[str, float]]:
+        """Relevance that vanished or appeared at a site without being written down, worst first."""
+        found = []
+        for index, entries in self.sites().items():
+            if "in" in entries or "out" in entries:
+                booked = sum(entries.get(e, 0.0) for e in ENTRIES)
+                found.append((self.labels[index], entries.get("in", 0.0) - entries.get("out", 0.0) - booked))
+        return sorted(found, key=lambda row: -abs(row[1]))
+
     def totals(self) -> dict[str, float]:
         return {entry: _total(self._amounts.get(entry, [])) for entry in ENTRIES}
 
     def sites(self) -> dict[int, dict[str, float]]:
         return {i: {k: _total(v) for k, v in entries.items()} for i, entries in self._sites.items()}
+
+
+def _relevance(values: Tensor, g: Tensor) -> Tensor:
+    product = nonzero(values) * g
+    return torch.where(values.isinf(), 0.0, product).sum().real
 
 
 def _total(amounts: list[Tensor]) -> float:

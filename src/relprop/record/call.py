@@ -22,7 +22,12 @@ class SeenCall:
     __slots__ = ("_recorder", "args", "func", "kwargs", "name")
 
     def __init__(
-        self, recorder: Recorder, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        recorder: Recorder,
+        func: Callable[..., Any],
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> None:
         self._recorder, self.func, self.name, self.args, self.kwargs = recorder, func, name, args, kwargs
 
@@ -45,7 +50,10 @@ class SeenCall:
                 bound.append(args[i])
             elif name in self.kwargs:
                 bound.append(self.kwargs[name])
-            elif i == 0 and (first := next((self.kwargs[k] for k in _FIRST if k in self.kwargs), None)) is not None:
+            elif (
+                i == 0
+                and (first := next((self.kwargs[k] for k in _FIRST if k in self.kwargs), None)) is not None
+            ):
                 bound.append(first)
             elif name in defaults:
                 bound.append(defaults[name])

@@ -35,7 +35,9 @@ class Nodes:
             raise RegistryError(f"{name} is registered already; pass replace=True to override it on purpose")
         self._pulls[name] = pull
 
-    def register_module(self, module: type[nn.Module], treat: str = "identity", replace: bool = False) -> None:
+    def register_module(
+        self, module: type[nn.Module], treat: str = "identity", replace: bool = False
+    ) -> None:
         """Take every module of this class as one operation, whatever runs inside.
 
         treat   "identity": an elementwise function, relevance passes unchanged; "gradient": of degree one, its own

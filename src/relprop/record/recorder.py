@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from relprop.composite import Composite, Decision
+from relprop.errors import ModelStateError
+from relprop.numerics import dot
 from relprop.ops import TABLE, Expansion, Fact, LinearMap, Native, Op
+from relprop.ops.attention import Attention, Share
 from relprop.ops.elementwise import Elementwise, Sum
 from relprop.record.books import Ledger
 from relprop.record.call import SeenCall
@@ -90,6 +94,10 @@ class Recorder(TorchFunctionMode):
         self._aliases: dict[int, tuple[Tensor, Tensor]] = {}
         self._calls: dict[tuple[tuple[str, ...], str], int] = {}
         self._sources = False
+        self.replaying = False
+        self.checkpointed = False
+        self._memory: dict[tuple[tuple[str, ...], str, int], tuple[Site, Decision, bool]] = {}
+        self._all_entries = frozenset(hash(e) for e in self.positions.entries)
 
     # -- inputs --------------------------------------------------------------------------------------------------
 
@@ -191,11 +199,15 @@ class Recorder(TorchFunctionMode):
     def _constant_call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Nothing depends on the input yet: follow token ids to the embedding that makes a leaf of them."""
         result = func(*args, **kwargs)
-        if getattr(func, "__name__", "") in ("embedding", "embedding_bag") and isinstance(result, torch.Tensor):
+        if getattr(func, "__name__", "") in ("embedding", "embedding_bag") and isinstance(
+            result, torch.Tensor
+        ):
             if torch.is_grad_enabled() and result.is_floating_point():
                 return self._embedded(args, kwargs, result)
             return result
-        sources = [s for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and (s := self.facts.source(a))]
+        sources = [
+            s for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and (s := self.facts.source(a))
+        ]
         if sources:
             for out in tensors(result):
                 if not out.is_floating_point():
@@ -203,6 +215,8 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _embedded(self, args: Any, kwargs: dict[str, Any], result: Tensor) -> Tensor:
+        if self.replaying:
+            return result.detach().requires_grad_().clone()
         ids = args[0] if args else kwargs["input"]
         path = self.scope.paths[0] or "embedding"
         leaf = result.detach().requires_grad_()
@@ -288,7 +302,7 @@ class Recorder(TorchFunctionMode):
 
     def _visit(self, call: SeenCall, op: Op) -> Any:
         operands, run = op.take()
-        seen = frozenset().union(*(self.facts.seen(x) for x in operands)) if self.positions.entries else frozenset()
+        seen = self._seen(operands, {})
         merged: Producer | None = getattr(op, "merged_into", None)
         if merged is not None:
             site, decision = merged.site, merged.decision
@@ -300,18 +314,16 @@ class Recorder(TorchFunctionMode):
             site, decision = self._site(op.kind, call.name, op.family), Decision(Identity(), "fixed", None)
             op.carrying = self._carrying(seen)
         else:
-            site = self._site(op.kind, call.name, op.family)
-            op.carrying = self._carrying(seen)
-            seen = self.positions.visit(site, seen)
-            decision = self.composite.decide(site)
-            self.sites.append((site, decision))
-            if site.entry and self.carry == "entry":
-                op.carrying = False
+            site, decision, seen = self._decide(op, call.name, seen)
         rule = decision.rule
         op.bind(rule)
         if rule.constant(op):
             with torch.no_grad():
                 return run()
+        if isinstance(op, Attention):
+            result = self._attend(op, rule, site, operands, call)
+            self._note(result, op.fact, seen)
+            return result
         before = rule.native(op) if op.family != "fixed" else None
         if before is not None:
             result = run()
@@ -319,6 +331,7 @@ class Recorder(TorchFunctionMode):
             self._mark(result, call, _bias_share(op, merged is not None), before, entry)
             merged = None
         else:
+            self.checkpointed = self.checkpointed or self.boxes.elsewhere()
             visit = Visit(op, rule, site, self._books)
             result = Step.apply(visit, run, *operands)
         if isinstance(op, LinearMap):
@@ -331,6 +344,52 @@ class Recorder(TorchFunctionMode):
             result = self._capture(merged.capture, result)
         if call.name in _HEADS and isinstance(result, Tensor) and len(operands) == 1:
             self.head = (weakref.ref(result), operands[0])
+        return result
+
+    def _decide(self, op: Op, name: str, seen: frozenset[int]) -> tuple[Site, Decision, frozenset[int]]:
+        """The site, its rule, and what lies below its output. A recomputation gets what the first pass gave."""
+        site = self._site(op.kind, name, op.family)
+        key = (site.paths, name, site.call)
+        if self.replaying and key in self._memory:
+            site, decision, op.carrying = self._memory[key]
+            return site, decision, seen | site.entry
+        op.carrying = self._carrying(seen)
+        seen = self.positions.visit(site, seen)
+        decision = self.composite.decide(site)
+        if site.entry and self.carry == "entry":
+            op.carrying = False
+        self.sites.append((site, decision))
+        self._memory[key] = (site, decision, op.carrying)
+        return site, decision, seen
+
+    def replay(self) -> Recorder:
+        """This recorder for the backward: what activation checkpointing recomputes then gets the same rules."""
+        self.replaying = True
+        self._totals = dict(self._calls)
+        return self
+
+    def _attend(
+        self, op: Attention, rule: Any, site: Site, operands: tuple[Tensor, ...], call: SeenCall
+    ) -> Any:
+        """The kernel itself, with what enters it sharing out its gradients."""
+        shares = rule.attention(op)
+        changed: dict[str, Tensor] = {}
+        scores = any(shares.get(role) for role in op.roles if role != "v")
+        for role, operand in zip(op.roles, operands, strict=True):
+            share = shares.get(role, 0.0)
+            if not share:
+                changed[role] = operand.detach()
+                continue
+            rest = (1 - share if scores else 0.0) if role == "v" else -share
+            visit = Visit(Share(role, share, rest), rule, site, self._books)
+            changed[role] = Step.apply(visit, partial(operand.view_as, operand), operand)
+        result = op.kernel(changed)
+        if not result.requires_grad and any(t.requires_grad for t in changed.values()):
+            raise ModelStateError(
+                f"the attention kernel at {site.label} returned no gradient: choose another by torch.nn.attention."
+            )
+        inner = SeenCall(self, call.func, call.name, tuple(changed.values()), {})
+        self._mark(result, inner)
         return result
 
     def _inplace(self, call: SeenCall, entry: Any) -> Any:
@@ -416,6 +475,8 @@ class Recorder(TorchFunctionMode):
         call = self._calls.get(key, 0)
         if count:
             self._calls[key] = call + 1
+        if self.replaying:
+            call %= max(self._totals.get(key, 1), 1)
         module = self.scope.module
         return Site(paths, type(module) if module else None, kind, name, family, len(self.sites), call)
 
@@ -425,6 +486,8 @@ class Recorder(TorchFunctionMode):
     def _seen(self, args: Any, kwargs: Any) -> frozenset[int]:
         if not self.positions.entries:
             return frozenset()
+        if self.replaying:
+            return self._all_entries
         return frozenset().union(*(self.facts.seen(t) for t in tensors((args, kwargs)) if t.requires_grad))
 
     def _note(self, result: Any, fact: Fact | None, seen: frozenset[int]) -> None:
@@ -483,7 +546,7 @@ class Recorder(TorchFunctionMode):
         if not wanted:
             return None
         group: list[Tensor] = []
-        for path in wanted:
+        for path in wanted if not self.replaying else ():
             self.captures.setdefault(path, []).append(group)
         if isinstance(output, Tensor):
             if not output.requires_grad:
@@ -517,7 +580,10 @@ def _bias_share(op: Op, merged: bool) -> Callable[[Tensor], Tensor] | None:
         return lambda g: op.bias_share(g, bias)
     if isinstance(op, Sum) and op.constant is not None:
         constant = op.constant
-        return lambda g: (g * constant).sum()
+        if not isinstance(constant, Tensor):
+            return lambda g: (g * constant).real.sum()
+        # minus infinity masks a score: it carries nothing
+        return lambda g: dot(torch.where(constant.isinf(), 0.0, constant).to(g.dtype), g)
     return None
 
 
@@ -552,10 +618,11 @@ _INPLACE_LAST = frozenset(
     "relu relu6 silu mish hardswish hardsigmoid elu selu celu leaky_relu rrelu hardtanh threshold dropout "
     "alpha_dropout dropout1d dropout2d dropout3d feature_alpha_dropout".split()
 )
-_PLACERS = frozenset("index_add index_copy index_put index_fill scatter scatter_add masked_scatter put".split())
+_PLACERS = frozenset(
+    "index_add index_copy index_put index_fill scatter scatter_add masked_scatter put".split()
+)
 _AUGMENTED = {
     getattr(torch.Tensor, f"__i{short}__"): getattr(torch.Tensor, name)
     for short, name in {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "pow": "pow"}.items()
     if hasattr(torch.Tensor, f"__i{short}__")
 }
-

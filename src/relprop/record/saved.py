@@ -32,6 +32,11 @@ class Boxes:
         """The context in which every tensor that autograd keeps is put into a box."""
         return torch.autograd.graph.saved_tensors_hooks(self._pack, _unpack)
 
+    def elsewhere(self) -> bool:
+        """Whether what is kept now goes to somebody else: activation checkpointing, offloading."""
+        top = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        return top is not None and top[0] != self._pack
+
     def _pack(self, tensor: Tensor) -> Box:
         box = Box(tensor.detach())
         if tensor.layout is torch.strided:

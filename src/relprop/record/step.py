@@ -30,7 +30,9 @@ class Step(torch.autograd.Function):
     def forward(ctx: Any, visit: Visit, run: Callable[[], Any], *operands: Tensor) -> Any:
         result = run()
         outputs = result if isinstance(result, tuple) else (result,)
-        integers = [o for o in outputs if isinstance(o, Tensor) and not (o.is_floating_point() or o.is_complex())]
+        integers = [
+            o for o in outputs if isinstance(o, Tensor) and not (o.is_floating_point() or o.is_complex())
+        ]
         if integers:
             ctx.mark_non_differentiable(*integers)
         ctx.set_materialize_grads(False)
@@ -47,10 +49,11 @@ class Step(torch.autograd.Function):
         visit, count = ctx.visit, ctx.count
         if all(g is None for g in gs):
             return (None,) * (2 + count)
-        saved = ctx.saved_tensors
-        ledger = visit.ledger()
-        ledger.open(visit.site)
-        pulled = visit.op.pull(visit.rule, saved[:count], saved[count:], gs, ledger)
-        if ledger.by_site:
-            ledger.flow(visit.site, saved[:count], saved[count:], gs, pulled)
+        saved = ctx.saved_tensors  # may recompute a checkpointed segment, which the recorder has to see
+        with torch._C.DisableTorchFunction():
+            ledger = visit.ledger()
+            ledger.open(visit.site)
+            pulled = visit.op.pull(visit.rule, saved[:count], saved[count:], gs, ledger)
+            if ledger.by_site:
+                ledger.flow(visit.site, saved[:count], saved[count:], gs, pulled)
         return (None, None, *pulled)

@@ -149,7 +149,10 @@ def _split(
         )
     if op.carrying:
         books.add("epsilon", dot(g, nonzero(z) - z))
-    return (op.left(g, x, y) * parts[0] if parts[0] else None, op.right(g, x, y) * parts[1] if parts[1] else None)
+    return (
+        op.left(g, x, y) * parts[0] if parts[0] else None,
+        op.right(g, x, y) * parts[1] if parts[1] else None,
+    )
 
 
 @dataclass(frozen=True)

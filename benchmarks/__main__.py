@@ -38,9 +38,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--label", help="keep the results beside the others under this name, say 'before'")
     parser.add_argument("--smoke", action="store_true", help="the smallest case, to see that all of it works")
     parser.add_argument("--scaling", action="store_true", help="cost against batch, pixels and depth")
-    parser.add_argument(
-        "--profile", action="store_true", help="operators by time, and what would wait for a device"
-    )
+    parser.add_argument("--profile", action="store_true", help="operators by time, and what would wait for a device")
     return parser.parse_args(arguments)
 
 
@@ -53,11 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     if options.smoke:
         options.case, options.rounds, options.warmup = [SMALLEST], min(options.rounds, 3), 1
-    cases = [
-        case
-        for case in CASES.values()
-        if case.name in (options.case or CASES) and options.device in case.devices
-    ]
+    cases = [case for case in CASES.values() if case.name in (options.case or CASES) and options.device in case.devices]
     if options.scaling:
         return scaling.main(
             options.device, DTYPES[options.dtype], options.threads, options.rounds, options.out or RESULTS
@@ -117,9 +111,7 @@ def measure(case: Case, preset: str, names: Sequence[str], options: argparse.Nam
 
     if options.only != "memory":
         for found in timing.measure(jobs, options.rounds, options.warmup, report):
-            row = table.Row(
-                found.contender, found.status, found.median, ratio=found.ratio, difference=found.difference
-            )
+            row = table.Row(found.contender, found.status, found.median, ratio=found.ratio, difference=found.difference)
             if found.seconds:
                 row.fastest, row.slowest = min(found.seconds), max(found.seconds)
             block.rows.append(row)

@@ -63,9 +63,7 @@ def _caller() -> str:
     return "torch"
 
 
-def main(
-    cases: Sequence[Case], only: Sequence[str] | None, device: str, dtype: torch.dtype, threads: int
-) -> int:
+def main(cases: Sequence[Case], only: Sequence[str] | None, device: str, dtype: torch.dtype, threads: int) -> int:
     for case in cases:
         for preset in case.presets:
             if only and preset not in only:

@@ -114,9 +114,7 @@ def main(device: str, dtype: torch.dtype, threads: int, rounds: int, folder: Pat
         points[sweep.name] = []
         for size, build in sweep.builds.items():
             print(f"{sweep.name}: {size}", file=sys.stderr, flush=True)
-            unit, own = timing.measure(
-                [job(build, sweep.preset, name) for name in (UNIT.name, OWN.name)], rounds, 2
-            )
+            unit, own = timing.measure([job(build, sweep.preset, name) for name in (UNIT.name, OWN.name)], rounds, 2)
             if own.median is None or unit.median is None:
                 print(f"relprop {own.status}", file=sys.stderr)
                 return 1
@@ -127,9 +125,7 @@ def main(device: str, dtype: torch.dtype, threads: int, rounds: int, folder: Pat
             label = f"{name}{', checkpointed' if checkpointed else ''}"
             print(f"memory: {label}", file=sys.stderr, flush=True)
             peaks[label] = {
-                depth: memory.peak(
-                    job(partial(stack, depth=depth, checkpointed=checkpointed), presets.PLUS, name)
-                )
+                depth: memory.peak(job(partial(stack, depth=depth, checkpointed=checkpointed), presets.PLUS, name))
                 for depth in DEPTHS
             }
     setting = {

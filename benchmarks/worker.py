@@ -43,9 +43,7 @@ class Job:
     def start(self) -> Call:
         """Build the problem and let the contender prepare itself."""
         torch.set_num_threads(self.threads)
-        return CONTENDERS[self.contender].prepare(
-            self.build(self.dtype, torch.device(self.device)), self.preset
-        )
+        return CONTENDERS[self.contender].prepare(self.build(self.dtype, torch.device(self.device)), self.preset)
 
     def seconds(self, call: Call) -> float:
         """The time of one call, garbage of earlier calls collected before and the device waited for."""

@@ -1,4 +1,7 @@
-"""The layers of the package: imports point down, the core stands on torch and numpy, importing does no work."""
+"""The layers of the package.
+
+Imports point down, the core stands on torch and numpy, importing does no work.
+"""
 
 from __future__ import annotations
 
@@ -145,7 +148,8 @@ def test_importing_does_no_work() -> None:
     # No thread, no random number, no setting of torch, no file left open.
     run(
         "import threading, torch\n"
-        "state = torch.random.get_rng_state(); threads = torch.get_num_threads(); mode = torch.is_grad_enabled()\n"
+        "state = torch.random.get_rng_state(); threads = torch.get_num_threads(); mode = "
+        "torch.is_grad_enabled()\n"
         "dtype = torch.get_default_dtype(); relu = torch.nn.ReLU.forward; call = torch.nn.Module.__call__\n"
         "import relprop, relprop.render, relprop.models\n"
         "assert torch.equal(state, torch.random.get_rng_state()) and threads == torch.get_num_threads()\n"

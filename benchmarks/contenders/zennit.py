@@ -38,10 +38,7 @@ def prepare(problem: Problem, preset: str) -> Call:
         x = problem.x.detach().clone().requires_grad_()
         output = problem.model(x)
         return torch.stack(
-            [
-                torch.autograd.grad(output, x, seed(output, target), retain_graph=True)[0]
-                for target in problem.targets
-            ]
+            [torch.autograd.grad(output, x, seed(output, target), retain_graph=True)[0] for target in problem.targets]
         )
 
     return call if problem.targets is None else call_each

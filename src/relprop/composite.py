@@ -121,9 +121,7 @@ def serving(family: str) -> list[str]:
     import relprop.rules as rules
 
     found = [v for v in vars(rules).values() if isinstance(v, type) and issubclass(v, Rule)]
-    return sorted(
-        r.__name__ for r in found if callable(getattr(r, family, None)) and r not in (Rule, LinearRule)
-    )
+    return sorted(r.__name__ for r in found if callable(getattr(r, family, None)) and r not in (Rule, LinearRule))
 
 
 def as_rows(rows: Sequence[Row] | Rule | Any) -> tuple[Row, ...]:
@@ -137,9 +135,7 @@ def as_rows(rows: Sequence[Row] | Rule | Any) -> tuple[Row, ...]:
             raise SelectorError(f"row {i} of a composite must be a pair (selector, rule), got {row!r}")
         selector, rule = row
         if not isinstance(selector, Selector):
-            raise SelectorError(
-                f'row {i}: {selector!r} is no selector; write Name("..."), Kind("...") or Type(...)'
-            )
+            raise SelectorError(f'row {i}: {selector!r} is no selector; write Name("..."), Kind("...") or Type(...)')
         if isinstance(rule, type) and issubclass(rule, Rule):
             raise RuleError(f"row {i}: {rule.__name__} is a rule's class; write {rule.__name__}()")
         if not isinstance(rule, Rule):

@@ -82,9 +82,7 @@ def lesion(output: Tensor) -> Tensor:
 
 
 class ConvBN(Network):
-    def __init__(
-        self, given: int, taken: int, kernel: int = 1, stride: int = 1, ops: type[Plain] = Plain
-    ) -> None:
+    def __init__(self, given: int, taken: int, kernel: int = 1, stride: int = 1, ops: type[Plain] = Plain) -> None:
         super().__init__(ops)
         self.conv = nn.Conv2d(given, taken, kernel, stride, kernel // 2, bias=False)
         self.bn = nn.BatchNorm2d(taken)
@@ -263,9 +261,7 @@ class GCN(Network):
 
     def gather(self, x: Tensor) -> Tensor:
         source, target = EDGES
-        degree = torch.zeros(len(x), dtype=x.dtype).index_add(
-            0, target, torch.ones(len(target), dtype=x.dtype)
-        )
+        degree = torch.zeros(len(x), dtype=x.dtype).index_add(0, target, torch.ones(len(target), dtype=x.dtype))
         weight = 1 / (degree[source].clamp(min=1) * degree[target].clamp(min=1)).sqrt()
         index = target[:, None].expand(-1, x.shape[1])
         messages = x.index_select(0, source) * weight[:, None]
@@ -278,16 +274,11 @@ class GCN(Network):
         if self.spelling == "index_put":
             return x + torch.zeros_like(x).index_put((target,), messages, accumulate=True)
         if self.spelling == "gather":
-            parts = [
-                torch.gather(messages, 0, (target == node).nonzero().expand(-1, x.shape[1]))
-                for node in range(6)
-            ]
+            parts = [torch.gather(messages, 0, (target == node).nonzero().expand(-1, x.shape[1])) for node in range(6)]
             return x + torch.stack([part.sum(0) for part in parts])
         if self.spelling == "amax":
             return x + torch.zeros_like(x).scatter_reduce(0, index, messages, "amax", include_self=False)
-        dense = torch.zeros(len(x), len(x), dtype=x.dtype).index_put(
-            (target, source), weight, accumulate=True
-        )
+        dense = torch.zeros(len(x), len(x), dtype=x.dtype).index_put((target, source), weight, accumulate=True)
         if self.spelling == "sparse":
             return x + torch.sparse.mm(dense.to_sparse(), x)
         if self.spelling == "csr":

@@ -122,11 +122,7 @@ def reference(
     asked = [a for a in given if _real(a)]
     gradients = torch.autograd.grad(y, asked, r / y.detach(), allow_unused=True)
     return y.detach(), [
-        torch.zeros_like(a)
-        if g is None
-        else (a * g.conj()).real.detach()
-        if a.is_complex()
-        else (a * g).detach()
+        torch.zeros_like(a) if g is None else (a * g.conj()).real.detach() if a.is_complex() else (a * g).detach()
         for a, g in zip(asked, gradients, strict=True)
     ]
 

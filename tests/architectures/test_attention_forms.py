@@ -30,9 +30,7 @@ def half(y: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return y / 2 + y.detach() / 2 if a.requires_grad and b.requires_grad else y
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, cp: bool
-) -> tuple[Tensor, Tensor]:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, cp: bool) -> tuple[Tensor, Tensor]:
     scores = half(q @ k.mT, q, k) * scale
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask

@@ -63,7 +63,7 @@ class Swish(nn.Module):
 def registered() -> Iterator[None]:
     """Registrations last as long as the test."""
     yield
-    for what in (Softplus2, Swish, torch.jit.RecursiveScriptModule):  # whatever of these was registered
+    for what in (Softplus2, Swish):
         NODES.forget(what)
 
 
@@ -122,9 +122,7 @@ SCRIPT = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWar
 
 
 @SCRIPT
-@pytest.mark.parametrize(
-    "inner", [Swish, lambda: nn.Sequential(nn.Linear(6, 6), nn.Tanh())], ids=["call", "layers"]
-)
+@pytest.mark.parametrize("inner", [Swish, lambda: nn.Sequential(nn.Linear(6, 6), nn.Tanh())], ids=["call", "layers"])
 def test_scripted_submodule_is_refused(inner: Any) -> None:
     model = fill(Scripted(inner(), script=True).double())
     before = snapshot(model)

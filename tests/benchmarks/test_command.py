@@ -42,9 +42,7 @@ def test_smallest_case_runs_and_is_kept(tmp_path: Path) -> None:
     assert "MLP" in (tmp_path / "cpu-float32.md").read_text()
 
 
-@pytest.mark.parametrize(
-    "case", [case for case in CASES.values() if "cpu" in case.devices], ids=lambda c: c.name
-)
+@pytest.mark.parametrize("case", [case for case in CASES.values() if "cpu" in case.devices], ids=lambda c: c.name)
 def test_every_preset_of_a_case_has_a_goal_and_a_unit(case: Case) -> None:
     assert case.presets
     assert case.repeats >= 1
@@ -65,9 +63,7 @@ def test_contenders_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return Contender(name, prepare)
 
-    field = {
-        c.name: c for c in (contender(UNIT.name, 1.0), contender("relprop", 2.0), contender("x", 3.0, 2))
-    }
+    field = {c.name: c for c in (contender(UNIT.name, 1.0), contender("relprop", 2.0), contender("x", 3.0, 2))}
     for name, entry in field.items():
         monkeypatch.setitem(CONTENDERS, name, entry)
     case = CASES[SMALLEST]
@@ -82,9 +78,7 @@ def test_contenders_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_difference_is_relative_to_the_second() -> None:
     assert relative_difference(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 0.0])) == pytest.approx(4 / 3)
-    assert relative_difference(torch.ones(2), torch.ones(3)) != relative_difference(
-        torch.ones(2), torch.ones(3)
-    )
+    assert relative_difference(torch.ones(2), torch.ones(3)) != relative_difference(torch.ones(2), torch.ones(3))
 
 
 def test_results_are_kept_by_case_and_preset(tmp_path: Path) -> None:

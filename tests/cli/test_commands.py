@@ -135,9 +135,7 @@ def test_weights_are_read_in_every_usual_form(
         save_file(state, path)
     else:
         parallel = {f"module.{key}": value for key, value in state.items()}
-        torch.save(
-            {"plain": state, "nested": {"state_dict": state, "epoch": 3}, "parallel": parallel}[form], path
-        )
+        torch.save({"plain": state, "nested": {"state_dict": state, "epoch": 3}, "parallel": parallel}[form], path)
     base = ("explain", photo, "--model", f"{network}:make", "--size", 32, "--out", "a.png")
     with_weights = relprop(*base, "--weights", path)
     assert with_weights.code == 0, with_weights.err
@@ -273,9 +271,7 @@ def assert_refused(said: Said, message: str) -> None:
     ],
     ids=lambda value: " ".join(value[:6]) if isinstance(value, list) else None,
 )
-def test_mistakes(
-    relprop: Run, network: Path, photo: Path, tmp_path: Path, arguments: list[str], message: str
-) -> None:
+def test_mistakes(relprop: Run, network: Path, photo: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
     places = {"network": str(network), "photo": str(photo), "folder": str(tmp_path)}
     filled = [argument.format(**places) if "{" in argument else argument for argument in arguments]
     assert_refused(relprop(*filled), message.format(**places))
@@ -309,9 +305,7 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(
     loaded = [name for name in sys.modules if name.startswith(f"{module}.")]
     for name in (module, *loaded):
         monkeypatch.setitem(sys.modules, name, None)  # Python's own way to say that there is no such module
-    assert_refused(
-        relprop(*(a.format(network=network, photo=photo, tensors=tensors) for a in arguments)), message
-    )
+    assert_refused(relprop(*(a.format(network=network, photo=photo, tensors=tensors) for a in arguments)), message)
 
 
 def test_help_is_help(relprop: Run) -> None:
@@ -322,9 +316,7 @@ def test_help_is_help(relprop: Run) -> None:
 
 
 def test_it_runs_as_a_command_and_as_a_module() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "relprop.cli", "presets"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "relprop.cli", "presets"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "EpsilonPlusFlat" in done.stdout and done.stderr == ""
     command = str(Path(sys.executable).parent / "relprop")
     done = subprocess.run([command, "explain", "no.png"], capture_output=True, text=True, check=False)

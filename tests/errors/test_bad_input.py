@@ -139,9 +139,7 @@ def test_operation_without_a_rule(name: str) -> None:
         except rp.UnknownOperationError:
             pass
         else:
-            reference = nn.Sequential(
-                model[0], Inner(lambda x: torch.cat([x[:, :2].sigmoid(), x[:, 2:]], 1)), model[2]
-            )
+            reference = nn.Sequential(model[0], Inner(lambda x: torch.cat([x[:, :2].sigmoid(), x[:, 2:]], 1)), model[2])
             expected = rp.LRP(reference, rp.Zero()).explain(X, target=0, seed="one").relevance
             assert torch.allclose(found.relevance, expected)
             return
@@ -257,9 +255,7 @@ def test_no_target_on_an_output_that_is_not_2d() -> None:
         rp.LRP(model, rp.Zero()).explain(torch.randn(2, 2, 8, 8).double())
 
 
-@pytest.mark.parametrize(
-    "seed", ["two", torch.ones(3), None, object()], ids=["word", "shape", "none", "object"]
-)
+@pytest.mark.parametrize("seed", ["two", torch.ones(3), None, object()], ids=["word", "shape", "none", "object"])
 def test_seed(seed: Any) -> None:
     model = residual_net()
     with refused(model, rp.InputError, "seed"):
@@ -355,9 +351,7 @@ def test_selector_that_matched_nothing(name: str) -> None:
     selector = MATCHES_NOTHING[name]
     model = residual_net()
     composite = rp.Composite([(selector, rp.Zero()), (rp.Kind("conv"), rp.ZPlus())])
-    with refused(
-        model, rp.SelectorError, "match", type(selector).__name__ if name != "contradiction" else "Name"
-    ):
+    with refused(model, rp.SelectorError, "match", type(selector).__name__ if name != "contradiction" else "Name"):
         rp.LRP(model, composite).explain(picture(), target=0)
 
 

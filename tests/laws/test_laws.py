@@ -161,9 +161,7 @@ def test_unet_with_a_mask(preset: str) -> None:
     assert torch.isfinite(found.relevance).all() and found.relevance.abs().sum() > 0
     if preset in LINEAR:
         pixels = [
-            lrp.explain(x, target=lambda o, i=i, j=j: o[:, 1, i, j]).relevance
-            for i in range(2, 5)
-            for j in range(3, 7)
+            lrp.explain(x, target=lambda o, i=i, j=j: o[:, 1, i, j]).relevance for i in range(2, 5) for j in range(3, 7)
         ]
         assert_close(found.relevance, torch.stack(pixels).sum(0), 1e-8)
 

@@ -182,16 +182,10 @@ def test_exception_at_any_torch_call(network: str, preset: str) -> None:
     for at in range(0, counter.calls, 3):
         with pytest.raises(Exception) as error, RaiseAt(at):
             lrp.explain(*args, target=target)
-        assert (
-            isinstance(error.value, Raised)
-            or "call " in str(error.value)
-            or error.value.__cause__ is not None
-        )
+        assert isinstance(error.value, Raised) or "call " in str(error.value) or error.value.__cause__ is not None
         assert_same_state(before, snapshot(model))
         if at % 5 == 0:
-            assert torch.equal(lrp.explain(*args, target=target).relevance, expected), (
-                f"after a failure at {at}"
-            )
+            assert torch.equal(lrp.explain(*args, target=target).relevance, expected), f"after a failure at {at}"
     assert torch.equal(lrp.explain(*args, target=target).relevance, expected)
 
 
@@ -309,9 +303,7 @@ def test_another_thread_trains_meanwhile() -> None:
             net(x).square().sum().backward()
             optimizer.step()
 
-    found = _in_threads(
-        [lambda: [lrp.explain(x, target=1).relevance for _ in range(15)], lambda: train(other)]
-    )[0]
+    found = _in_threads([lambda: [lrp.explain(x, target=1).relevance for _ in range(15)], lambda: train(other)])[0]
     assert all(torch.equal(relevance, expected) for relevance in found)
     train(control)
     for ours, theirs in zip(other.parameters(), control.parameters()):
@@ -335,9 +327,7 @@ def test_nothing_is_kept(preset: str) -> None:
     for _ in range(3):
         explanation = lrp.explain(x, target=1, layers=["stem"])
         assert explanation.relevance.grad_fn is None and explanation.output.grad_fn is None
-        parts = [
-            weakref.ref(t) for t in (explanation.relevance, explanation.output, explanation.layers["stem"])
-        ]
+        parts = [weakref.ref(t) for t in (explanation.relevance, explanation.output, explanation.layers["stem"])]
         del explanation
         gc.collect()
         assert all(part() is None for part in parts)

@@ -1,4 +1,4 @@
-"""Stock convolutional networks as loaded: every preset runs, the books balance, nothing is lost without biases."""
+"""Stock convolutional networks as loaded: every preset runs, the books balance, nothing is lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 import relprop as rp
 from tests.support.compare import assert_close
-from tests.support.vision import photograph, randomise_statistics, vision_model, zero_additive_terms
+from tests.support.vision import (
+    calibrate,
+    photograph,
+    randomise_statistics,
+    vision_model,
+    zero_additive_terms,
+)
 
 PRESETS = {
     "Zero": rp.Zero(),
@@ -34,6 +40,7 @@ def hf_resnet() -> nn.Module:
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 2, 1, 1], num_labels=7)
     model = ResNetForImageClassification(config).eval().double()
     randomise_statistics(model)
+    calibrate(model)
     return model
 
 

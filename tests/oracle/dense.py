@@ -47,9 +47,7 @@ def _filled(module: nn.Module, value: float | None) -> nn.Module:
 
 
 @torch.no_grad()
-def densify(
-    module: nn.Module, in_shape: Shape, border: Callable[[torch.Tensor], torch.Tensor] | None = None
-) -> Dense:
+def densify(module: nn.Module, in_shape: Shape, border: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Dense:
     """The dense form of `module` on samples of `in_shape`.
 
     With a `border`, the module is the map without its own padding, and the border is what copies elements
@@ -67,6 +65,4 @@ def densify(
     columns = linear(units)  # sample i of the batch is column i
     taps = ones(units).flatten(1).t()
     b = module(torch.zeros(1, *read_shape, dtype=torch.float64)).flatten()
-    return Dense(
-        columns.flatten(1).t(), b, (taps != 0).double(), source, tuple(in_shape), tuple(columns.shape[1:])
-    )
+    return Dense(columns.flatten(1).t(), b, (taps != 0).double(), source, tuple(in_shape), tuple(columns.shape[1:]))

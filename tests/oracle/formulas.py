@@ -111,9 +111,7 @@ class Formula:
                     p = p + m.taps * (c / n)[:, None]
                 den = p.sum(1) + (c if self.bias == "absorb" else 0)
                 stable = stabilised(den, self.eps)
-                filled = (p != 0).any(
-                    1
-                )  # an output to which nothing contributes gives its relevance to nobody
+                filled = (p != 0).any(1)  # an output to which nothing contributes gives its relevance to nobody
                 if self.bias == "distribute":
                     p = p + m.taps * ((stable - den) / n)[:, None]
                 share = torch.where(filled, relevance.flatten() / torch.where(stable == 0, 1.0, stable), 0.0)

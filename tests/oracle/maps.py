@@ -143,7 +143,7 @@ _CONVS = [
     Map("conv2d", _module(nn.Conv2d, 2, 3, 3), (2, 5, 4)),
     Map("conv2d-1x1", _module(nn.Conv2d, 3, 2, 1), (3, 3, 3)),
     Map("conv2d-1x1-stride", _module(nn.Conv2d, 3, 2, 1, stride=2), (3, 4, 5)),
-    Map("conv2d-padding", _module(nn.Conv2d, 2, 3, 3, padding=1), (2, 4, 4)),
+    Map("conv2d-padding", _module(nn.Conv2d, 2, 2, 3, padding=1), (2, 4, 4)),
     Map("conv2d-wide-padding", _module(nn.Conv2d, 2, 2, 2, padding=3), (2, 3, 3)),
     Map("conv2d-stride", _module(nn.Conv2d, 2, 3, 3, stride=2, padding=1), (2, 6, 5)),
     Map("conv2d-stride-uneven", _module(nn.Conv2d, 2, 2, (2, 3), stride=(3, 2), padding=(0, 1)), (2, 7, 6)),
@@ -157,9 +157,7 @@ _CONVS = [
     Map("conv3d", _module(nn.Conv3d, 2, 2, 2), (2, 3, 3, 3)),
     Map(
         "conv3d-all",
-        _module(
-            nn.Conv3d, 2, 4, (2, 3, 2), stride=(1, 2, 1), padding=(1, 1, 0), dilation=(1, 1, 2), groups=2
-        ),
+        _module(nn.Conv3d, 2, 4, (2, 3, 2), stride=(1, 2, 1), padding=(1, 1, 0), dilation=(1, 1, 2), groups=2),
         (2, 2, 4, 3),
     ),
     Map(
@@ -191,18 +189,15 @@ _BORDERS = [
     _bordered("conv1d-circular", nn.Conv1d, (2, 3), 3, (2, 5), "circular", (1, 1), 1),
     _bordered("conv2d-reflect", nn.Conv2d, (2, 3), 3, (2, 4, 4), "reflect", (1, 1, 1, 1), 1),
     _bordered("conv2d-circular", nn.Conv2d, (2, 2), 3, (2, 4, 3), "circular", (1, 1, 2, 2), (2, 1)),
-    _bordered(
-        "conv2d-replicate-stride", nn.Conv2d, (2, 2), 3, (2, 4, 5), "replicate", (1, 1, 1, 1), 1, stride=2
-    ),
+    _bordered("conv2d-replicate-stride", nn.Conv2d, (2, 2), 3, (2, 4, 5), "replicate", (1, 1, 1, 1), 1, stride=2),
     _bordered("conv2d-reflect-same-even", nn.Conv2d, (2, 2), 2, (2, 4, 4), "reflect", (0, 1, 0, 1), "same"),
-    _bordered(
-        "conv2d-replicate-depthwise", nn.Conv2d, (2, 2), 3, (2, 3, 3), "replicate", (1, 1, 1, 1), 1, groups=2
-    ),
+    _bordered("conv2d-replicate-depthwise", nn.Conv2d, (2, 2), 3, (2, 3, 3), "replicate", (1, 1, 1, 1), 1, groups=2),
     _bordered("conv3d-replicate", nn.Conv3d, (1, 2), 2, (1, 2, 2, 3), "replicate", (1, 1, 1, 1, 1, 1), 1),
 ]
 
 _PRODUCTS = [
     Map("linear", _module(nn.Linear, 5, 4), (5,)),
+    Map("linear-square", _module(nn.Linear, 4, 4), (4,)),
     Map("linear-3d", _module(nn.Linear, 4, 3), (3, 4)),
     Map("linear-4d", _module(nn.Linear, 3, 2), (2, 2, 3)),
     Map("linear-one-output", _module(nn.Linear, 5, 1), (5,)),
@@ -234,9 +229,7 @@ _PRODUCTS = [
         (2, 4),
         (False,),
     ),
-    Map(
-        "einsum-two-sums", _call(lambda x, w: torch.einsum("nij,ijo->no", x, w), (2, 3, 4)), (2, 3), (False,)
-    ),
+    Map("einsum-two-sums", _call(lambda x, w: torch.einsum("nij,ijo->no", x, w), (2, 3, 4)), (2, 3), (False,)),
     Map(
         "einsum-shared-index",
         _call(lambda x, w: torch.einsum("nhi,hio->nho", x, w), (2, 3, 2)),
@@ -252,4 +245,4 @@ _PRODUCTS = [
 ]
 
 MAPS = [*_CONVS, *_TRANSPOSED, *_BORDERS, *_PRODUCTS]
-SQUARE = {"linear", "conv2d-padding"}  # the maps that keep the shape and that `Pass` is tried on
+SQUARE = {"linear-square", "conv2d-padding"}  # the maps that keep the shape and that `Pass` is tried on

@@ -68,9 +68,7 @@ RULES = [
     _z_box("z-box-scalar-zero", TINY, lambda _: (-4.0, 4.5), "zero"),
     _z_box("z-box-scalar-distribute", TINY, lambda _: (-4.0, 4.5), "distribute"),
     # once more with a stabiliser that can be seen, for rules whose rows above hide it
-    Row(
-        "gamma-eps", lambda _: rp.Gamma(1.0, epsilon=0.1), lambda _: f.Formula(f.gamma_generalised(1.0), 0.1)
-    ),
+    Row("gamma-eps", lambda _: rp.Gamma(1.0, epsilon=0.1), lambda _: f.Formula(f.gamma_generalised(1.0), 0.1)),
     Row("z-plus-eps", lambda _: rp.ZPlus(epsilon=0.1), lambda _: f.Formula(f.alpha_beta(1, 0), 0.1)),
     Row(
         "alpha3-beta2-eps",

@@ -31,9 +31,7 @@ class Tape:
     def __init__(self) -> None:
         self.values: list[Value] = []
 
-    def _step(
-        self, data: Tensor, parents: tuple[Value, ...], pull: Callable[[Tensor], tuple[Tensor, ...]]
-    ) -> Value:
+    def _step(self, data: Tensor, parents: tuple[Value, ...], pull: Callable[[Tensor], tuple[Tensor, ...]]) -> Value:
         self.values.append(Value(data.detach(), parents, pull))
         return self.values[-1]
 
@@ -54,9 +52,7 @@ class Tape:
         y = sum(term.data for term in terms)
 
         def pull(r: Tensor) -> tuple[Tensor, ...]:
-            return tuple(
-                torch.where(y == 0, 0.0, term.data / torch.where(y == 0, 1.0, y) * r) for term in terms
-            )
+            return tuple(torch.where(y == 0, 0.0, term.data / torch.where(y == 0, 1.0, y) * r) for term in terms)
 
         return self._step(y, terms, pull)
 

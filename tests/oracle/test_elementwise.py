@@ -75,10 +75,7 @@ FUNCTIONS: dict[str, Function] = {
         f"torch.{name}": getattr(torch, name)
         for name in "exp expm1 erf sin tan atan sinh asinh sigmoid tanh relu".split()
     },
-    **{
-        f"Tensor.{name}": getattr(Tensor, name)
-        for name in "exp abs square sigmoid tanh relu erf sin neg".split()
-    },
+    **{f"Tensor.{name}": getattr(Tensor, name) for name in "exp abs square sigmoid tanh relu erf sin neg".split()},
     "torch.abs": torch.abs,
     "square": torch.square,
     "pow 2": lambda x: x**2,
@@ -223,33 +220,25 @@ def _by_var_mean(x: Tensor) -> Tensor:
 NORMS: dict[str, tuple[Function, Function]] = {
     "LayerNorm of var": (
         lambda x: (
-            (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + EPS).sqrt() * WEIGHT
-            + BIAS
+            (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + EPS).sqrt() * WEIGHT + BIAS
         ),
         layer_norm,
     ),
     "LayerNorm of rsqrt": (
-        lambda x: (
-            (x - x.mean(-1, True)) * (x.var(-1, unbiased=False, keepdim=True) + EPS).rsqrt() * WEIGHT + BIAS
-        ),
+        lambda x: (x - x.mean(-1, True)) * (x.var(-1, unbiased=False, keepdim=True) + EPS).rsqrt() * WEIGHT + BIAS,
         layer_norm,
     ),
     "LayerNorm of squares": (_by_square, layer_norm),
     "LayerNorm of var_mean": (_by_var_mean, layer_norm),
     "LayerNorm of pow": (
-        lambda x: (
-            (x - x.mean(-1, True)) / ((x - x.mean(-1, True)).pow(2).mean(-1, True) + EPS) ** 0.5 * WEIGHT
-            + BIAS
-        ),
+        lambda x: (x - x.mean(-1, True)) / ((x - x.mean(-1, True)).pow(2).mean(-1, True) + EPS) ** 0.5 * WEIGHT + BIAS,
         layer_norm,
     ),
     "RMSNorm of pow": (lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPS) * WEIGHT, rms_norm),
     "RMSNorm of square": (lambda x: WEIGHT * (x / torch.sqrt(x.square().mean(-1, True) + EPS)), rms_norm),
     "RMSNorm of product": (lambda x: WEIGHT * (x * ((x * x).mean(-1, True) + EPS).pow(-0.5)), rms_norm),
     "RMSNorm in float32": (
-        lambda x: (
-            WEIGHT * (x.double() * torch.rsqrt(x.double().pow(2).mean(-1, keepdim=True) + EPS)).to(x.dtype)
-        ),
+        lambda x: WEIGHT * (x.double() * torch.rsqrt(x.double().pow(2).mean(-1, keepdim=True) + EPS)).to(x.dtype),
         rms_norm,
     ),
 }
@@ -301,8 +290,7 @@ def test_group_and_instance_norm_equal_explicit_form() -> None:
         a = x.reshape(2, groups, -1)
         mean = a.mean(-1, keepdim=True)
         scale = (
-            weight.repeat_interleave(6).reshape(1, groups, -1)
-            / (a.var(-1, unbiased=False, keepdim=True) + EPS).sqrt()
+            weight.repeat_interleave(6).reshape(1, groups, -1) / (a.var(-1, unbiased=False, keepdim=True) + EPS).sqrt()
         )
         z = (a - mean) * scale + bias.repeat_interleave(6).reshape(1, groups, -1)
         g = relevance.reshape(2, groups, -1) / z * scale

@@ -204,9 +204,7 @@ def test_epsilon_network() -> None:
 
 def test_gamma_network() -> None:
     """h = (8, 12, 12), y = 96, R_h = (24, 36, 36); row 0 with gamma 1: (-2, 8, 12) / 18 of 24."""
-    rules = rp.Composite(
-        [(rp.Name("0"), rp.Gamma(1.0, epsilon=TINY)), (rp.Name("2"), rp.Gamma(0.25, epsilon=TINY))]
-    )
+    rules = rp.Composite([(rp.Name("0"), rp.Gamma(1.0, epsilon=TINY)), (rp.Name("2"), rp.Gamma(0.25, epsilon=TINY))])
     assert_digits(value(twos_and_threes(-2), [1, 2, 3], rules, 0), (28 / 3, 104 / 3, 52), 8)
 
 
@@ -275,9 +273,7 @@ class Function(nn.Module):
         return self.function(*args)  # type: ignore[operator]
 
 
-def pair(
-    function: object, a: object, b: object, relevance: object, rule: object = None
-) -> tuple[Tensor, Tensor]:
+def pair(function: object, a: object, b: object, relevance: object, rule: object = None) -> tuple[Tensor, Tensor]:
     a, b, relevance = (torch.tensor([value], dtype=D) for value in (a, b, relevance))
     first, second = rp.LRP(Function(function), rule or rp.Zero()).explain(a, b, target=relevance).relevance
     return first[0], second[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 import relprop as rp
 from tests.oracle.maps import MAPS, SQUARE, Map
@@ -38,14 +39,31 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("row", "case", "bias"), CASES)
-def test_rule_equals_explicit_form(row: Row, case: Map, bias: bool) -> None:
+def check(row: Row, case: Map, bias: bool) -> None:
+    """The library's rule gives what the explicit form gives, for every kind of input."""
     model, dense = case.make(bias), case.dense(bias)
     formula, lrp = row.formula(case.in_shape), rp.LRP(model, composite(row, case))
     for name, x in inputs(case.in_shape).items():
         relevance = torch.randn(x.shape[0], *dense.out_shape, dtype=torch.float64)
         found = lrp.explain(x, target=relevance).relevance
         assert_close(found, formula(dense, x, relevance), label=f"input '{name}'")
+
+
+@pytest.mark.parametrize(("row", "case", "bias"), CASES)
+def test_rule_equals_explicit_form(row: Row, case: Map, bias: bool) -> None:
+    check(row, case, bias)
+
+
+@pytest.mark.parametrize(("row", "case", "bias"), CASES)
+def test_rule_between_relus(row: Row, case: Map, bias: bool) -> None:
+    """What is known around a map (no negative input, a ReLU as only reader) saves work, no more."""
+    model = nn.Sequential(nn.ReLU(), case.make(bias), nn.ReLU())
+    dense, x = case.dense(bias), torch.randn(3, *case.in_shape, dtype=torch.float64)
+    with torch.no_grad():
+        relevance = torch.randn(3, *dense.out_shape, dtype=torch.float64) * (model(x) > 0)
+    found = rp.LRP(model, composite(row, case)).explain(x, target=relevance).relevance
+    expected = row.formula(case.in_shape)(dense, x.relu(), relevance)
+    assert_close(found, expected)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -106,9 +106,7 @@ BETWEEN: dict[str, tuple[Callable[..., Tensor], Callable[..., Value], int]] = {
     "minus-relu": (lambda u, v, x: -u.relu(), lambda t, u, v, x: t.elementwise(u, lambda a: -a.relu()), 3),
     "relu-times-channel": (
         lambda u, v, x: u.relu() * torch.tensor([0.5, 2.0, -1.0], dtype=u.dtype).view(3, 1, 1),
-        lambda t, u, v, x: t.elementwise(
-            u, lambda a: a.relu() * torch.tensor([0.5, 2.0, -1.0]).double().view(3, 1, 1)
-        ),
+        lambda t, u, v, x: t.elementwise(u, lambda a: a.relu() * torch.tensor([0.5, 2.0, -1.0]).double().view(3, 1, 1)),
         3,
     ),
     "cat": (
@@ -118,9 +116,7 @@ BETWEEN: dict[str, tuple[Callable[..., Tensor], Callable[..., Value], int]] = {
     ),
     "split-and-cat": (
         lambda u, v, x: torch.cat([u.relu()[:, 1:], v.relu()[:, :2]], 1),
-        lambda t, u, v, x: t.cat(
-            [t.move(_relu(t, u), lambda a: a[:, 1:]), t.move(_relu(t, v), lambda a: a[:, :2])]
-        ),
+        lambda t, u, v, x: t.cat([t.move(_relu(t, u), lambda a: a[:, 1:]), t.move(_relu(t, v), lambda a: a[:, :2])]),
         4,
     ),
     "average-pool": (

@@ -1,4 +1,4 @@
-"""Sums, products and pools that depend on the input on every side, against the explicit form of each split."""
+"""Sums, products and pools that depend on the input on every side, against the explicit form."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ class Function(nn.Module):
         return self.function(*args)
 
 
-def split(
-    function: Callable[..., Tensor], args: tuple[Tensor, ...], r: Tensor, rule: object
-) -> tuple[Tensor, ...]:
+def split(function: Callable[..., Tensor], args: tuple[Tensor, ...], r: Tensor, rule: object) -> tuple[Tensor, ...]:
     found = rp.LRP(Function(function), rule).explain(*args, target=r).relevance
     return found if isinstance(found, tuple) else (found,)
 
@@ -177,7 +175,7 @@ def test_matmul_of_two() -> None:
 
 
 def test_bilinear_layer_of_two() -> None:
-    """z_k = sum_ij w_kij a_i b_j + c_k: half of each contribution to either side, the bias takes its share."""
+    """z_k = sum_ij w_kij a_i b_j + c_k: half of each contribution to either side, a share to the bias."""
     layer = nn.Bilinear(3, 4, 2).double()
     a, b, r = torch.randn(2, 3, dtype=D), torch.randn(2, 4, dtype=D), torch.randn(2, 2, dtype=D)
     p = layer.weight[None] * a[:, None, :, None] * b[:, None, None, :]  # [N, k, i, j]

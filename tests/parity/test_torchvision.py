@@ -1,7 +1,7 @@
-"""VGG and ResNet as loaded against zennit, which edits a copy of them first (canonizers) and hooks its modules.
+"""VGG and ResNet as loaded against zennit, which edits a copy (canonizers) and hooks its modules.
 
 Where the two differ by design, and what is done about it here:
-- zennit stabilises residual sums and average pools too, this library runs them natively: stabilisers are tiny;
+- zennit stabilises residual sums and average pools too, this library does not: stabilisers are tiny;
 - zennit keeps the positive part of the bias in excitation backprop, the paper and this library leave it out:
   zennit leaves it out on request;
 - zennit's first layer is the first that is registered, ours the first that runs: here it is the same;
@@ -90,9 +90,7 @@ def test_composite_equals_zennit(name: str, composite: str) -> None:
 @pytest.mark.parametrize("preset", ["GuidedBackprop", "Deconvnet"])
 def test_gradient_methods_equal_zennit(preset: str, name: str) -> None:
     """Ours is relevance: the input times the clipped gradient that zennit returns."""
-    theirs = {"GuidedBackprop": zennit_composites.GuidedBackprop, "Deconvnet": zennit_composites.DeconvNet}[
-        preset
-    ]
+    theirs = {"GuidedBackprop": zennit_composites.GuidedBackprop, "Deconvnet": zennit_composites.DeconvNet}[preset]
     model, x = vision_model(name, num_classes=7), photograph(64)
     gradient = torch.randn(1, 7, dtype=torch.float64)
     expected = by_zennit(model, theirs, MODELS[name], x, gradient)

@@ -84,9 +84,7 @@ def test_lstm(name: str, gate: str, bias: str) -> None:
         out, _ = reference.forward(numbers(x[i]))
         assert_close(torch.from_numpy(out), y[i], rtol=1e-12, label="the reference's forward")
         expected, _ = reference.back(numbers(r[i]), rule)
-        assert_close(
-            explanation.relevance[i], torch.from_numpy(expected), rtol=TOLERANCE, label=f"sample {i}"
-        )
+        assert_close(explanation.relevance[i], torch.from_numpy(expected), rtol=TOLERANCE, label=f"sample {i}")
 
 
 @pytest.mark.parametrize("name", ["lstm", "lstm stacked both ways", "lstm projected"])
@@ -121,9 +119,7 @@ def test_gru_and_rnn(kind: type[nn.RNNBase], settings: dict[str, Any], gate: str
         out, _ = reference.forward(numbers(x[i]))
         assert_close(torch.from_numpy(out), y[i], rtol=1e-12, label="the reference's forward")
         expected, _ = reference.back(numbers(r[i]), rule)
-        assert_close(
-            explanation.relevance[i], torch.from_numpy(expected), rtol=TOLERANCE, label=f"sample {i}"
-        )
+        assert_close(explanation.relevance[i], torch.from_numpy(expected), rtol=TOLERANCE, label=f"sample {i}")
 
 
 def test_rnn_with_relu() -> None:
@@ -180,9 +176,7 @@ def test_attention_over_all_states(product: str) -> None:
         r_context = head_back(model.head, context, numbers(r[i]), rule)
         r_states = weights[:, None] * states / context * r_context
         expected, _ = reference.back(r_states, rule)
-        assert_close(
-            explanation.relevance[i], torch.from_numpy(expected), rtol=TOLERANCE, label=f"sample {i}"
-        )
+        assert_close(explanation.relevance[i], torch.from_numpy(expected), rtol=TOLERANCE, label=f"sample {i}")
 
 
 class Packed(nn.Module):
@@ -275,9 +269,7 @@ def test_initial_and_last_states(bias: str, batched: bool) -> None:
     explanation = rp.LRP(model, preset).explain(x, h, c, target=r)
 
     reference = Stacked(model.layer)
-    reference.forward(
-        *[numbers(x).reshape(STEPS, INPUT), tuple(numbers(t).reshape(4, HIDDEN) for t in (h, c))]
-    )
+    reference.forward(*[numbers(x).reshape(STEPS, INPUT), tuple(numbers(t).reshape(4, HIDDEN) for t in (h, c))])
     parts = np.split(numbers(r), [STEPS * 2 * HIDDEN, STEPS * 2 * HIDDEN + 4 * HIDDEN])
     r_out, r_h, r_c = parts[0].reshape(STEPS, -1), parts[1].reshape(4, -1), parts[2].reshape(4, -1)
     r_x, (r_h, r_c) = reference.back(r_out, rule, (r_h, r_c))

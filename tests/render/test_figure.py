@@ -139,9 +139,7 @@ def test_paths_are_checked_before_the_work(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"before")
-    monkeypatch.setattr(
-        Path, "replace", lambda self, target: (_ for _ in ()).throw(OSError(28, "No space left"))
-    )
+    monkeypatch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(InputError, match="No space left"):
         save_array(heatmap(np.eye(3)), path)
     assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]

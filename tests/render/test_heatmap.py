@@ -22,9 +22,7 @@ def test_colours_follow_the_scale() -> None:
 def test_scaling_relevance_changes_nothing_and_its_sign_mirrors() -> None:
     relevance = torch.randn(3, 8, 9)
     np.testing.assert_array_equal(heatmap(relevance), heatmap(relevance * 1000))
-    np.testing.assert_array_equal(
-        heatmap(-relevance, colours="bwr"), heatmap(relevance, colours="bwr")[..., ::-1]
-    )
+    np.testing.assert_array_equal(heatmap(-relevance, colours="bwr"), heatmap(relevance, colours="bwr")[..., ::-1])
 
 
 def test_clipping_at_a_percentile() -> None:
@@ -119,9 +117,7 @@ def test_overlay_fades_where_nothing_was_found() -> None:
     np.testing.assert_array_equal(coloured[0, 0], photo[0, 0])
     np.testing.assert_array_equal(coloured[0, 1], palette()(np.array(1.0)))
     plain = overlay(relevance, photo, grey=False, opacity=0.5, fade=False)
-    np.testing.assert_allclose(
-        plain[0, 0], (photo[0, 0] + palette()(np.array(0.0)).astype(float)) / 2, atol=1
-    )
+    np.testing.assert_allclose(plain[0, 0], (photo[0, 0] + palette()(np.array(0.0)).astype(float)) / 2, atol=1)
 
 
 def test_overlay_takes_a_coarser_map() -> None:

@@ -33,9 +33,7 @@ def test_a_strip_shows_each_channel_at_its_height() -> None:
 
 
 def test_all_channels_of_a_signal_share_a_scale() -> None:
-    figure = signal(
-        [[1.0, -4.0, 0.0], [0.5, 0.0, 2.0]], [[0, 1, 2], [3, 4, 5]], names=["a", "b"], time_label="s"
-    )
+    figure = signal([[1.0, -4.0, 0.0], [0.5, 0.0, 2.0]], [[0, 1, 2], [3, 4, 5]], names=["a", "b"], time_label="s")
     written = texts(figure)
     for expected in ("a", "b", "s   sum -0.5", "+4", "-4"):
         assert expected in written
@@ -115,9 +113,7 @@ def test_a_montage_has_every_slice_in_reading_order() -> None:
     assert sheet.shape == (5, 8, 3)
     for k in range(6):
         top, left = 3 * (k // 3), 3 * (k % 3)
-        np.testing.assert_array_equal(
-            sheet[top : top + 2, left : left + 2], heatmap(relevance[k], limit=23.0)
-        )
+        np.testing.assert_array_equal(sheet[top : top + 2, left : left + 2], heatmap(relevance[k], limit=23.0))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

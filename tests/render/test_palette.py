@@ -132,9 +132,7 @@ def test_maps_of_matplotlib() -> None:
     assert palette("RdBu_r").diverging and not palette("viridis").diverging
 
 
-@pytest.mark.parametrize(
-    "name", ["gray", "wred", "wblue", "hot", "cold", "coldnhot", "bwr", "france", "seismic"]
-)
+@pytest.mark.parametrize("name", ["gray", "wred", "wblue", "hot", "cold", "coldnhot", "bwr", "france", "seismic"])
 @pytest.mark.parity
 def test_names_mean_what_they_mean_in_zennit(name: str) -> None:
     image = pytest.importorskip("zennit.image", reason="parity with zennit needs it installed")

@@ -115,9 +115,7 @@ def test_scales_that_are_none(options: dict[str, float]) -> None:
         find_scale(np.ones(3), **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    "options", [{"reduce": "x"}, {"percentile": -1}, {"smooth": float("inf")}, {"smooth": -1}]
-)
+@pytest.mark.parametrize("options", [{"reduce": "x"}, {"percentile": -1}, {"smooth": float("inf")}, {"smooth": -1}])
 def test_options_are_checked_before_the_work(options: dict[str, object]) -> None:
     check_options()
     with pytest.raises(InputError):

@@ -32,8 +32,6 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, rtol: float = 1e-
 def assert_digits(actual: torch.Tensor, expected: object, digits: int = 4, label: str = "") -> None:
     """Equal to a table's numbers, to the digits the table gives."""
     target = torch.as_tensor(expected, dtype=torch.float64)
-    assert actual.shape == target.shape, (
-        f"{label}: shape {tuple(actual.shape)}, expected {tuple(target.shape)}"
-    )
+    assert actual.shape == target.shape, f"{label}: shape {tuple(actual.shape)}, expected {tuple(target.shape)}"
     worst = (actual.double() - target).abs().max().item()
     assert worst <= 0.5 * 10**-digits * (1 + 1e-9), f"{label}: {actual.tolist()} is not {target.tolist()}"

@@ -36,6 +36,7 @@ def vision_model(name: str, seed: int = 0, **settings: object) -> nn.Module:
         torch.manual_seed(seed)
         model = getattr(torchvision.models, name)(weights=None, **settings).eval().double()
         randomise_statistics(model)
+        calibrate(model)
     return model
 
 
@@ -49,6 +50,30 @@ def randomise_statistics(model: nn.Module) -> None:
                 if module.affine:
                     module.weight.uniform_(0.5, 1.5)
                     module.bias.normal_(0, 0.2)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("layer_scale"):
+                parameter.uniform_(0.3, 1)  # ConvNeXt starts at 1e-6, where its blocks do next to nothing
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, size: int = 64) -> None:
+    """Let the batch norms' variances be about those of their inputs, as after training.
+
+    Random statistics let the activations of a deep network grow or vanish by many powers of ten.
+    """
+
+    def set_variance(norm: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        offset = args[0] - norm.running_mean.view(1, -1, *(1,) * (args[0].ndim - 2))
+        norm.running_var.mul_(offset.square().mean() / norm.running_var.mean())
+
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    handles = [norm.register_forward_pre_hook(set_variance) for norm in norms]
+    try:
+        model(photograph(size))
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def zero_additive_terms(model: nn.Module) -> nn.Module:
@@ -57,6 +82,7 @@ def zero_additive_terms(model: nn.Module) -> nn.Module:
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if name.rsplit(".", 1)[-1] in ("bias", "running_mean", "in_proj_bias"):
                 tensor.zero_()
+    calibrate(model)
     return model
 
 

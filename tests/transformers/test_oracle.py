@@ -235,9 +235,7 @@ def test_written_out_network(net: str, form: str, preset: Callable[[], Any], rul
     explanation = rp.LRP(model, preset()).explain(x, target=r)
 
     assert_close(explanation.output, torch.stack([y for y, _ in expected]), rtol=1e-12, label="forward")
-    assert_close(
-        explanation.relevance, torch.stack([rel for _, rel in expected]), rtol=1e-9, label="relevance"
-    )
+    assert_close(explanation.relevance, torch.stack([rel for _, rel in expected]), rtol=1e-9, label="relevance")
 
 
 @pytest.mark.parametrize("net", NETS)

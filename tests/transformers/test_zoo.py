@@ -80,7 +80,7 @@ def test_with_constant_attention(name: str) -> None:
     check(make(name), rp.CPLRP())
 
 
-EAGER = ["bert", "gpt2", "gpt_neox", "llama", "gemma2", "gemma3", "mistral", "t5", "whisper", "vit", "clip"]
+EAGER = ["bert", "gpt2", "gpt_neox", "llama", "gemma3", "mistral", "t5", "whisper", "vit", "clip"]
 
 
 @pytest.mark.parametrize("name", EAGER)
@@ -107,9 +107,7 @@ def test_batch_equals_singles(name: str) -> None:
     lrp = rp.LRP(case.model, rp.AttnLRP())
     together = leaves(lrp.explain(target=case.target, **kwargs).relevance)
     for i in range(2):
-        alone = leaves(
-            lrp.explain(target=case.target, **{k: v[i : i + 1] for k, v in kwargs.items()}).relevance
-        )
+        alone = leaves(lrp.explain(target=case.target, **{k: v[i : i + 1] for k, v in kwargs.items()}).relevance)
         for batch, single in zip(together, alone, strict=True):
             scale = single.abs().max().item()
             assert (batch[i] - single[0]).abs().max().item() < 2e-5 * max(scale, 1e-12)
@@ -140,9 +138,7 @@ def test_a_span_of_tokens() -> None:
         return leaves(lrp.explain(target=target, **case.kwargs).relevance)[0]
 
     both = relevance(4, 6)
-    torch.testing.assert_close(
-        both, relevance(4) + relevance(6), rtol=1e-4, atol=1e-5 * both.abs().max().item()
-    )
+    torch.testing.assert_close(both, relevance(4) + relevance(6), rtol=1e-4, atol=1e-5 * both.abs().max().item())
 
 
 def test_many_targets_from_one_forward() -> None:
@@ -172,9 +168,7 @@ def test_activation_checkpointing(name: str, reentrant: bool) -> None:
                 setattr(module, attribute, 0.0)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
     model.train()
-    found = leaves(
-        rp.LRP(model, rp.AttnLRP()).explain(target=case.target, use_cache=False, **case.kwargs).relevance
-    )
+    found = leaves(rp.LRP(model, rp.AttnLRP()).explain(target=case.target, use_cache=False, **case.kwargs).relevance)
     for first, second in zip(found, expected, strict=True):
         torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-6 * second.abs().max().item())
 

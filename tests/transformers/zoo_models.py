@@ -97,9 +97,7 @@ def mistral() -> Case:
 
 
 def mixtral() -> Case:
-    return _causal(
-        "MixtralConfig", "MixtralForCausalLM", **GROUPED, num_local_experts=4, num_experts_per_tok=2
-    )
+    return _causal("MixtralConfig", "MixtralForCausalLM", **GROUPED, num_local_experts=4, num_experts_per_tok=2)
 
 
 def gemma2() -> Case:
@@ -140,9 +138,7 @@ def gpt_neox() -> Case:
 
 
 def bloom() -> Case:
-    return _causal(
-        "BloomConfig", "BloomForCausalLM", vocab_size=VOCABULARY, hidden_size=16, n_layer=2, n_head=4
-    )
+    return _causal("BloomConfig", "BloomForCausalLM", vocab_size=VOCABULARY, hidden_size=16, n_layer=2, n_head=4)
 
 
 def mamba() -> Case:
@@ -175,9 +171,7 @@ def bert() -> Case:
     import transformers
 
     config = transformers.BertConfig(**SMALL, num_labels=3)
-    return Case(
-        fill(transformers.BertForSequenceClassification(config)), class_logit, kwargs={"input_ids": ids()}
-    )
+    return Case(fill(transformers.BertForSequenceClassification(config)), class_logit, kwargs={"input_ids": ids()})
 
 
 def roberta() -> Case:
@@ -199,9 +193,7 @@ def distilbert() -> Case:
     config = transformers.DistilBertConfig(
         vocab_size=VOCABULARY, dim=16, hidden_dim=24, n_layers=2, n_heads=4, max_position_embeddings=32
     )
-    return Case(
-        fill(transformers.DistilBertForQuestionAnswering(config)), span_logits, kwargs={"input_ids": ids()}
-    )
+    return Case(fill(transformers.DistilBertForQuestionAnswering(config)), span_logits, kwargs={"input_ids": ids()})
 
 
 def t5() -> Case:
@@ -337,9 +329,7 @@ def swin() -> Case:
     config = transformers.SwinConfig(
         image_size=32, patch_size=4, embed_dim=8, depths=[2, 2], num_heads=[2, 4], window_size=4, num_labels=3
     )
-    return Case(
-        fill(transformers.SwinForImageClassification(config)), class_logit, kwargs={"pixel_values": pixels()}
-    )
+    return Case(fill(transformers.SwinForImageClassification(config)), class_logit, kwargs={"pixel_values": pixels()})
 
 
 def clip() -> Case:
@@ -419,9 +409,7 @@ def swin_transformer_v2() -> Case:
 def timm_deit() -> Case:
     import timm
 
-    model = timm.create_model(
-        "deit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=2, num_classes=5
-    )
+    model = timm.create_model("deit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=2, num_classes=5)
     return Case(fill(model), 1, args=(pixels(),))
 
 

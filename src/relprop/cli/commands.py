@@ -14,9 +14,7 @@ from relprop.cli.progress import Progress
 Command = Callable[..., Any]
 
 
-@click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, no_args_is_help=True
-)
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, no_args_is_help=True)
 @click.version_option(package_name="relprop", message="%(prog)s %(version)s")
 def relprop() -> None:
     """Layer-wise relevance propagation for any PyTorch model, unedited."""
@@ -73,25 +71,13 @@ def _rule_options(command: Command) -> Command:
 @click.argument("photo")
 @_model_options
 @_rule_options
-@click.option(
-    "--target", metavar="CLASS", help="Index or name of the class to explain. [default: the strongest]"
-)
-@click.option(
-    "--classes", metavar="FILE", help="Class names, one a line, where the network's own are not known."
-)
-@click.option(
-    "--out", metavar="FILE", help="Picture to write: .png, .svg or .pdf. [default: PHOTO-relevance.png]"
-)
+@click.option("--target", metavar="CLASS", help="Index or name of the class to explain. [default: the strongest]")
+@click.option("--classes", metavar="FILE", help="Class names, one a line, where the network's own are not known.")
+@click.option("--out", metavar="FILE", help="Picture to write: .png, .svg or .pdf. [default: PHOTO-relevance.png]")
 @click.option("--over", is_flag=True, help="Draw the relevance over the photograph.")
-@click.option(
-    "--reduce", default="sum", show_default=True, help="Channels to one number: sum, positive, norm, ..."
-)
-@click.option(
-    "--percentile", type=float, default=99.5, show_default=True, help="Of strengths, that the scale ends at."
-)
-@click.option(
-    "--smooth", type=float, default=0.0, show_default=True, help="Gaussian, in pixels of the input."
-)
+@click.option("--reduce", default="sum", show_default=True, help="Channels to one number: sum, positive, norm, ...")
+@click.option("--percentile", type=float, default=99.5, show_default=True, help="Of strengths, that the scale ends at.")
+@click.option("--smooth", type=float, default=0.0, show_default=True, help="Gaussian, in pixels of the input.")
 @click.option("--colours", default="relevance", show_default=True, help="Colour map.")
 @click.option("--shared-scale", is_flag=True, help="One scale for the maps of several presets.")
 def explain(
@@ -210,12 +196,8 @@ def _list(classes: dict[str, Any]) -> None:
 
 
 @relprop.command()
-@click.option(
-    "--out", default="relprop-demo", show_default=True, metavar="FOLDER", help="Where the pictures go."
-)
-@click.option(
-    "--photo", "photos", multiple=True, metavar="PHOTO", help="Other photographs than the built-in ones."
-)
+@click.option("--out", default="relprop-demo", show_default=True, metavar="FOLDER", help="Where the pictures go.")
+@click.option("--photo", "photos", multiple=True, metavar="PHOTO", help="Other photographs than the built-in ones.")
 def demo(out: str, photos: tuple[str, ...]) -> None:
     """Explain three photographs with a pretrained network and five presets, and draw them."""
     from relprop.cli.demo import run

@@ -94,9 +94,7 @@ def headline(subject: Subject, target: int, scores: Tensor) -> str:
 def say_explained(subject: Subject, scores: Tensor, target: int, explained: Explained) -> None:
     """What was explained, and where the relevance went."""
     names = subject.loaded.names if len(subject.loaded.names) == scores.numel() else ()
-    click.echo(
-        f"explained: {class_name(target, names)} ({target}), whose score is {float(scores[target]):.4g}"
-    )
+    click.echo(f"explained: {class_name(target, names)} ({target}), whose score is {float(scores[target]):.4g}")
     say_audits(explained)
 
 

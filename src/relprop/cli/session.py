@@ -137,12 +137,7 @@ def logits(subject: Subject) -> Tensor:
         raise InputError(
             f"the network cannot take an input of shape {shape}: {type(error).__name__}: {error}"
         ) from error
-    if (
-        isinstance(output, Tensor)
-        and output.ndim == 2
-        and output.shape[0] == 1
-        and output.is_floating_point()
-    ):
+    if isinstance(output, Tensor) and output.ndim == 2 and output.shape[0] == 1 and output.is_floating_point():
         return output[0]
     seen = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     raise InputError(f"the network's output is {seen}, not one row of classes: explain it from Python")
@@ -166,6 +161,4 @@ def top(scores: Tensor, names: Sequence[str], count: int = 5) -> list[tuple[int,
     shares = scores.softmax(-1)
     best = shares.topk(min(count, shares.numel()))
     named = names if len(names) == shares.numel() else ()
-    return [
-        (i, class_name(i, named), p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
+    return [(i, class_name(i, named), p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]

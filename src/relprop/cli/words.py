@@ -68,8 +68,7 @@ def parse_row(text: str) -> tuple[Selector, Rule]:
     cut = _equals_sign(text)
     if cut is None:
         raise InputError(
-            f"--rule {text!r} has no '=' between a selector and a rule; write it as "
-            "\"Name('features.*')=Gamma(0.25)\""
+            f"--rule {text!r} has no '=' between a selector and a rule; write it as \"Name('features.*')=Gamma(0.25)\""
         )
     left, right = text[:cut].strip(), text[cut + 1 :].strip()
     selector = _read(left, selectors(), "selector", text)
@@ -126,9 +125,7 @@ def _read(text: str, words: Words, what: str, whole: str) -> Any:
     try:
         tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise InputError(
-            f"{what} {text!r} in {whole!r} cannot be read; write it like {_example(what)}"
-        ) from None
+        raise InputError(f"{what} {text!r} in {whole!r} cannot be read; write it like {_example(what)}") from None
     try:
         value = _value(tree.body, words, what)
         return value() if inspect.isclass(value) else value
@@ -141,9 +138,7 @@ def _read(text: str, words: Words, what: str, whole: str) -> Any:
 
 
 def _example(what: str) -> str:
-    return {"selector": "Name('features.*')", "rule": "Gamma(0.25)"}.get(
-        what, "EpsilonGammaBox(low=-2, high=2)"
-    )
+    return {"selector": "Name('features.*')", "rule": "Gamma(0.25)"}.get(what, "EpsilonGammaBox(low=-2, high=2)")
 
 
 def _value(node: ast.expr, words: Words, what: str) -> Any:
@@ -172,9 +167,7 @@ def _value(node: ast.expr, words: Words, what: str) -> Any:
     raise InputError(f"{what} {ast.unparse(node)!r} cannot be read; write it like {_example(what)}")
 
 
-def _call(
-    made: Callable[..., Any], args: list[ast.expr], keywords: list[ast.keyword], words: Words, what: str
-) -> Any:
+def _call(made: Callable[..., Any], args: list[ast.expr], keywords: list[ast.keyword], words: Words, what: str) -> Any:
     if any(keyword.arg is None for keyword in keywords):
         raise InputError(f"{what}: ** is not understood here")
     values = [_value(arg, words, what) for arg in args]
@@ -183,9 +176,7 @@ def _call(
         inspect.signature(made).bind(*values, **named)
     except TypeError as error:
         written = signature(made) if inspect.isclass(made) else str(made)
-        raise InputError(
-            f"{what} {getattr(made, '__name__', made)}: {error}; it is written {written}"
-        ) from None
+        raise InputError(f"{what} {getattr(made, '__name__', made)}: {error}; it is written {written}") from None
     return made(*values, **named)
 
 

@@ -36,31 +36,6 @@ def _like_mapping(value: Any, items: dict[Any, Any]) -> Any:
         return items
 
 
-def detached(value: Any, depth: int = 4) -> Any:
-    """A copy of a model's output that holds no graph: tensors detached, also inside objects such as caches."""
-    if isinstance(value, Tensor):
-        return value.detach()
-    if isinstance(value, (tuple, list, Mapping)):
-        if isinstance(value, Mapping):
-            found = {k: detached(v, depth) for k, v in value.items()}
-            return found if type(value) is dict else _like_mapping(value, found)
-        items = [detached(v, depth) for v in value]
-        if isinstance(value, list):
-            return items
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    if (
-        depth
-        and hasattr(value, "__dict__")
-        and not isinstance(value, (type, torch.nn.Module))
-        and not callable(value)
-    ):
-        twin = copy.copy(value)
-        for key, item in vars(value).items():
-            setattr(twin, key, detached(item, depth - 1))
-        return twin
-    return value
-
-
 def detached(value: Any, depth: int = 8) -> Any:
     """`value` with every tensor detached, in containers, model outputs and the objects that these hold (caches).
 
@@ -105,9 +80,7 @@ def check_finite(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     def visit(name: str, tensor: Tensor) -> Tensor:
         if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
-            raise InputError(
-                f"input {name} holds {bad} entries that are NaN or infinite: clean it before explaining"
-            )
+            raise InputError(f"input {name} holds {bad} entries that are NaN or infinite: clean it before explaining")
         return tensor
 
     for name, value in names(args, kwargs):

@@ -184,9 +184,7 @@ class LRP:
         if key not in self._totals:
             recorder = Recorder(self.model, composite, totals=dict.fromkeys(probe.counted, 0))
             with torch.inference_mode(False), torch.enable_grad(), recorder.boxes.hooks(), recorder.scope:
-                inputs = {
-                    name: rebuild(value, name, recorder.add_input) for name, value in names(args, kwargs)
-                }
+                inputs = {name: rebuild(value, name, recorder.add_input) for name, value in names(args, kwargs)}
                 with recorder:
                     self.model(*(inputs[str(i)] for i in range(len(args))), **{k: inputs[k] for k in kwargs})
             self._totals[key] = dict(recorder.positions.counts)
@@ -293,9 +291,7 @@ class LRP:
         return audit
 
 
-def _backward(
-    recorder: Recorder, seed: Seed, wanted: Sequence[Tensor], keep: bool = False
-) -> Sequence[Tensor | None]:
+def _backward(recorder: Recorder, seed: Seed, wanted: Sequence[Tensor], keep: bool = False) -> Sequence[Tensor | None]:
     """The modified gradients at the wanted tensors.
 
     Where activations are checkpointed the recorder has to see what is computed again, so the engine runs under it;
@@ -443,9 +439,7 @@ def _layers(captures: Mapping[str, list[list[Tensor]]], read: Mapping[int, Tenso
             if not parts:
                 continue
             same = all(p.shape == parts[0].shape for p in parts)
-            runs.append(
-                torch.stack(parts).sum(0) if same and len(parts) > 1 else parts[0] if same else tuple(parts)
-            )
+            runs.append(torch.stack(parts).sum(0) if same and len(parts) > 1 else parts[0] if same else tuple(parts))
         if runs:
             found[path] = runs[0] if len(runs) == 1 else runs
     return found

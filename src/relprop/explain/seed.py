@@ -70,9 +70,7 @@ def make_seed(
     if callable(target) and not isinstance(target, Tensor):
         value = chosen
         if not isinstance(value, Tensor):
-            raise InputError(
-                f"the target's function returned {type(value).__name__}; it must return a tensor"
-            )
+            raise InputError(f"the target's function returned {type(value).__name__}; it must return a tensor")
         return Seed(value, _gradient(value, torch.ones_like(value, dtype=torch.bool), seed), target)
     tensor = main_output(output)
     note = None
@@ -155,9 +153,7 @@ def _mask(tensor: Tensor, target: Target) -> tuple[Tensor, Any]:
     if isinstance(target, slice):
         mask[:, target] = True
         return mask, target
-    raise InputError(
-        f"target of type {type(target).__name__} is not understood; see LRP.explain for its forms"
-    )
+    raise InputError(f"target of type {type(target).__name__} is not understood; see LRP.explain for its forms")
 
 
 def _single(mask: Tensor, target: int, shape: tuple[int, ...]) -> Tensor:

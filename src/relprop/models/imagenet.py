@@ -51,9 +51,7 @@ def find_class(wanted: str | int, names: Sequence[str], *, count: int | None = N
     key = _fold(text)
     if key in folded:
         return folded.index(key)
-    whole = [
-        i for i, name in enumerate(names) if text.casefold() in name.casefold().replace("_", " ").split()
-    ]
+    whole = [i for i, name in enumerate(names) if text.casefold() in name.casefold().replace("_", " ").split()]
     containing = whole or [i for i, name in enumerate(folded) if key and key in name]
     if len(containing) == 1:
         return containing[0]

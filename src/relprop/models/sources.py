@@ -124,9 +124,7 @@ def _from_file(spec: str) -> LoadedModel:
     file, _, factory = spec.rpartition(":") if not spec.endswith(".py") else (spec, "", "")
     path = Path(file)
     if not factory.isidentifier():
-        raise InputError(
-            f"model {spec!r}: say which function of {path} builds the network, as {path}:FACTORY"
-        )
+        raise InputError(f"model {spec!r}: say which function of {path} builds the network, as {path}:FACTORY")
     if not path.is_file():
         raise InputError(f"model {spec!r}: no such file as {path}")
     module_spec = importlib.util.spec_from_file_location(f"relprop_user_{path.stem}", path.resolve())
@@ -161,9 +159,7 @@ def _random_note(name: str) -> str:
     return f"{name} has random weights, so its explanations mean nothing: give trained ones with --weights"
 
 
-_operators: list[
-    torch.library.Library
-] = []  # an operator lives as long as the library object that declares it
+_operators: list[torch.library.Library] = []  # an operator lives as long as the library object that declares it
 
 
 def import_torchvision() -> ModuleType:

@@ -60,11 +60,7 @@ def fit_state(model: nn.Module, state: Mapping[str, Tensor], source: str | Path)
             differ.
     """
     own = model.state_dict()
-    if (
-        state
-        and all(key.startswith("module.") for key in state)
-        and not any(k.startswith("module.") for k in own)
-    ):
+    if state and all(key.startswith("module.") for key in state) and not any(k.startswith("module.") for k in own):
         state = {key.removeprefix("module."): value for key, value in state.items()}  # saved by DataParallel
     # A counter that old files lack and inference never reads.
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
@@ -80,9 +76,7 @@ def fit_state(model: nn.Module, state: Mapping[str, Tensor], source: str | Path)
         if keys
     ]
     if complaints:
-        raise InputError(
-            f"the weights in {source} do not fit {type(model).__name__}; " + "; ".join(complaints)
-        )
+        raise InputError(f"the weights in {source} do not fit {type(model).__name__}; " + "; ".join(complaints))
     model.load_state_dict({**own, **state})
 
 
@@ -94,9 +88,7 @@ def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
         if inner is None:
             break
         loaded = inner
-    raise InputError(
-        f"{path} holds no state dict (a mapping of names to tensors), but {type(loaded).__name__}"
-    )
+    raise InputError(f"{path} holds no state dict (a mapping of names to tensors), but {type(loaded).__name__}")
 
 
 def _listed(keys: list[str]) -> str:

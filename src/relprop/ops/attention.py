@@ -126,16 +126,8 @@ def _multi_head(a: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         mask, padding = _one_more(mask), _one_more(padding)
     head = width // heads
     q = q.view(length, batch * heads, head).transpose(0, 1)
-    k = (
-        a["static_k"]
-        if a["static_k"] is not None
-        else k.view(k.shape[0], batch * heads, head).transpose(0, 1)
-    )
-    v = (
-        a["static_v"]
-        if a["static_v"] is not None
-        else v.view(v.shape[0], batch * heads, head).transpose(0, 1)
-    )
+    k = a["static_k"] if a["static_k"] is not None else k.view(k.shape[0], batch * heads, head).transpose(0, 1)
+    v = a["static_v"] if a["static_v"] is not None else v.view(v.shape[0], batch * heads, head).transpose(0, 1)
     if a["add_zero_attn"]:
         zero = torch.zeros(batch * heads, 1, head, dtype=k.dtype, device=k.device)
         k, v = torch.cat([k, zero], 1), torch.cat([v, zero], 1)
@@ -146,9 +138,7 @@ def _multi_head(a: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         causal = bool(a["is_causal"]) and padding is None and mask is None
         shape = (batch, heads)
         if mask is not None:
-            mask = (
-                mask.view(batch, heads, -1, source) if mask.shape[0] == batch * heads else mask.unsqueeze(0)
-            )
+            mask = mask.view(batch, heads, -1, source) if mask.shape[0] == batch * heads else mask.unsqueeze(0)
         out = F.scaled_dot_product_attention(
             q.view(*shape, length, head),
             k.view(*shape, source, head),

@@ -200,9 +200,7 @@ def _sum(call: Call, x: Any, y: Any, factor_x: float, factor_y: float) -> Op | N
     made = Sum((f_m,), _times(constant, f_c))
     made.operands, made.run = (moving,), call.run
     made.fact = stemmed(call, Fact(), moving)
-    made.fact.nonneg = (
-        _nonneg(call, moving) and f_m > 0 and not isinstance(constant, Tensor) and f_c * constant >= 0
-    )
+    made.fact.nonneg = _nonneg(call, moving) and f_m > 0 and not isinstance(constant, Tensor) and f_c * constant >= 0
     return made
 
 

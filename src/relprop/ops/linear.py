@@ -215,9 +215,7 @@ class Matmul(LinearMap):
 class Einsum(LinearMap):
     """`torch.einsum` (or a bilinear layer, a dot product, ...) in which one operand alone depends on the input."""
 
-    def __init__(
-        self, weight: Tensor, form: Callable[[Tensor, Tensor], Tensor], bias: Tensor | None = None
-    ) -> None:
+    def __init__(self, weight: Tensor, form: Callable[[Tensor, Tensor], Tensor], bias: Tensor | None = None) -> None:
         self.weight, self.form, self.bias = weight, form, bias
 
     def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
@@ -271,11 +269,7 @@ _CONVS = {f"conv{n}d": (n, False) for n in (1, 2, 3)} | {f"conv_transpose{n}d": 
 
 
 def _tuple(value: Any, n: int) -> list[int]:
-    return (
-        [int(value)] * n
-        if isinstance(value, int)
-        else [int(v) for v in value] * (n if len(value) == 1 else 1)
-    )
+    return [int(value)] * n if isinstance(value, int) else [int(v) for v in value] * (n if len(value) == 1 else 1)
 
 
 @op(*_CONVS)

@@ -65,9 +65,7 @@ def _made(call: Call, x: Tensor, norm: Norm) -> Norm:
 
 @op("layer_norm", "native_layer_norm")
 def layer_norm(call: Call) -> Op:
-    x, shape, weight, bias, eps = call.bind(
-        "input normalized_shape weight bias eps", weight=None, bias=None, eps=1e-5
-    )
+    x, shape, weight, bias, eps = call.bind("input normalized_shape weight bias eps", weight=None, bias=None, eps=1e-5)
     dims = tuple(range(-len(tuple(shape)), 0))
     native = lambda u: torch.nn.functional.layer_norm(u, shape, weight, bias, eps)  # noqa: E731
     return _made(call, x, Norm(dims, eps, weight, bias, True, native))
@@ -88,13 +86,9 @@ def _per_channel(value: Tensor | None, x: Tensor) -> Tensor | None:
 
 @op("group_norm")
 def group_norm(call: Call) -> Op:
-    x, groups, weight, bias, eps = call.bind(
-        "input num_groups weight bias eps", weight=None, bias=None, eps=1e-5
-    )
+    x, groups, weight, bias, eps = call.bind("input num_groups weight bias eps", weight=None, bias=None, eps=1e-5)
     native = lambda u: torch.nn.functional.group_norm(u, groups, weight, bias, eps)  # noqa: E731
-    return _made(
-        call, x, Norm((-1,), eps, _per_channel(weight, x), _per_channel(bias, x), True, native, int(groups))
-    )
+    return _made(call, x, Norm((-1,), eps, _per_channel(weight, x), _per_channel(bias, x), True, native, int(groups)))
 
 
 @op("instance_norm")
@@ -104,9 +98,7 @@ def instance_norm(call: Call) -> Op | Expansion:
         running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5,
     )  # fmt: skip
     if not use_input:
-        return Expansion(
-            lambda: torch.nn.functional.batch_norm(x, mean, var, weight, bias, False, momentum, eps)
-        )
+        return Expansion(lambda: torch.nn.functional.batch_norm(x, mean, var, weight, bias, False, momentum, eps))
     native = lambda u: torch.nn.functional.instance_norm(u, None, None, weight, bias, True, momentum, eps)  # noqa: E731
     dims = tuple(range(2 - x.ndim, 0))
     return _made(call, x, Norm(dims, eps, _per_channel(weight, x), _per_channel(bias, x), True, native))

@@ -46,9 +46,7 @@ def product_of(
     return made
 
 
-def einsum_product(
-    call: Call, equation: str, operands: Sequence[Any], moving: list[int]
-) -> Op | Native | Expansion:
+def einsum_product(call: Call, equation: str, operands: Sequence[Any], moving: list[int]) -> Op | Native | Expansion:
     """Two or more operands depend on the input: constants are joined, three become two products."""
     if len(operands) == 2:
         return product_of(call, operands[0], operands[1], lambda u, v: torch.einsum(equation, u, v), None)

@@ -138,9 +138,7 @@ def cat(call: Call) -> Native:
     return Native(share=share, fact=fact)
 
 
-def _cat_share(
-    parts: Sequence[Tensor], fixed: Sequence[bool], dim: int, stacked: bool
-) -> Callable[[Tensor], Tensor]:
+def _cat_share(parts: Sequence[Tensor], fixed: Sequence[bool], dim: int, stacked: bool) -> Callable[[Tensor], Tensor]:
     """The constants among the parts absorb what reaches them."""
     sizes = [0 if p.ndim == 1 and p.numel() == 0 else 1 if stacked else p.shape[dim] for p in parts]
     constants = [p if f else None for p, f in zip(parts, fixed, strict=True)]
@@ -158,7 +156,9 @@ def _cat_share(
 
 
 def _finite_product(g: Tensor, value: Any) -> Tensor:
-    """`sum(g * value)`, where an infinite constant (a mask) that carries nothing counts as nothing."""
+    """`sum(g * value)`: an infinite constant (a mask) that carries nothing counts as nothing, and relevance that
+    stands on a zero is read as everywhere else."""
+    value = nonzero(value) if isinstance(value, Tensor) else value or TAU
     product = (g * torch.as_tensor(value, device=g.device).conj()).real if g.is_complex() else g * value
     return torch.where(g == 0, 0.0, product).sum() if not _known_finite(value) else product.sum()
 
@@ -178,9 +178,7 @@ def pad(call: Call) -> Native:
         shape = x.shape
 
         def share(g: Tensor) -> Tensor:
-            outside = torch.nn.functional.pad(
-                torch.zeros(shape, dtype=g.dtype, device=g.device), amounts, value=1.0
-            )
+            outside = torch.nn.functional.pad(torch.zeros(shape, dtype=g.dtype, device=g.device), amounts, value=1.0)
             return (g * outside).sum() * value
 
         return Native(share=share, fact=fact)
@@ -195,13 +193,12 @@ def pad(call: Call) -> Native:
 
     def support(a: Tensor) -> Tensor:
         out = torch.zeros_like(a)
-        out[(slice(None),) * (a.ndim - len(inside)) + inside] = a[
-            (slice(None),) * (a.ndim - len(inside)) + inside
-        ]
+        out[(slice(None),) * (a.ndim - len(inside)) + inside] = a[(slice(None),) * (a.ndim - len(inside)) + inside]
         return out if before is None else _padded_before(out, before, inside)
 
     fact.pad = support
-    return Native(fact=fact)
+    at = (..., *inside)
+    return Native(share=lambda g: (g.sum() - g[at].sum()) * TAU, fact=fact)
 
 
 def _padded_before(a: Tensor, before: Callable[[Tensor], Tensor], inside: tuple[slice, ...]) -> Tensor:
@@ -296,9 +293,7 @@ def grid_sample(call: Call) -> Native | Expansion:
     kwargs = {k: v for k, v in call.kwargs.items() if k not in ("input", "grid")}
     if not call.depends(image):
         return Expansion(lambda: torch.nn.functional.grid_sample(image, grid.detach(), *rest, **kwargs))
-    return Native(
-        run=lambda: torch.nn.functional.grid_sample(image, grid.detach(), *rest, **kwargs), operands=(image,)
-    )
+    return Native(run=lambda: torch.nn.functional.grid_sample(image, grid.detach(), *rest, **kwargs), operands=(image,))
 
 
 @op("affine_grid")

@@ -59,9 +59,7 @@ class Table:
     def __init__(self) -> None:
         self._entries: dict[Any, Entry] = {}
 
-    def register(
-        self, *functions: str | Callable[..., Any], replace: bool = False
-    ) -> Callable[[Parser], Parser]:
+    def register(self, *functions: str | Callable[..., Any], replace: bool = False) -> Callable[[Parser], Parser]:
         """Decorate a parser with the torch functions it reads, by name or as the callables themselves.
 
         Raises `RegistryError` for a function that stands in the table already, unless `replace=True`, and for a
@@ -71,9 +69,7 @@ class Table:
         def decorate(parse: Parser) -> Parser:
             for function in functions:
                 found = False
-                name = (
-                    function if isinstance(function, str) else getattr(function, "__name__", repr(function))
-                )
+                name = function if isinstance(function, str) else getattr(function, "__name__", repr(function))
                 for target, inplace in _spellings(function):
                     found = True
                     if target in self._entries and not replace and self._entries[target].parse is not parse:

@@ -16,9 +16,7 @@ class Preset(Composite):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        shown = [
-            f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default
-        ]
+        shown = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def make(self) -> tuple[Row, ...]:

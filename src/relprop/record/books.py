@@ -46,12 +46,8 @@ class Ledger:
         """What came in at a site's outputs and went out at its operands."""
         if any(t is None for t in operands) or outputs[0] is None:
             return
-        came = [
-            _relevance(y, g) for y, g in zip(outputs, gs, strict=False) if g is not None and y is not None
-        ]
-        went = [
-            _relevance(x, g) for x, g in zip(operands, pulled, strict=True) if g is not None and x is not None
-        ]
+        came = [_relevance(y, g) for y, g in zip(outputs, gs, strict=False) if g is not None and y is not None]
+        went = [_relevance(x, g) for x, g in zip(operands, pulled, strict=True) if g is not None and x is not None]
         self._sites[site.index]["in"].extend(came)
         self._sites[site.index]["out"].extend(went)
         self.labels[site.index] = site.label

@@ -50,10 +50,7 @@ class SeenCall:
                 bound.append(args[i])
             elif name in self.kwargs:
                 bound.append(self.kwargs[name])
-            elif (
-                i == 0
-                and (first := next((self.kwargs[k] for k in _FIRST if k in self.kwargs), None)) is not None
-            ):
+            elif i == 0 and (first := next((self.kwargs[k] for k in _FIRST if k in self.kwargs), None)) is not None:
                 bound.append(first)
             elif name in defaults:
                 bound.append(defaults[name])

@@ -62,7 +62,10 @@ def walk(outputs: Iterable[Tensor]) -> tuple[list[Unknown], int]:
                 name = node.name()
                 base = bare(name)
                 if name not in ("torch::autograd::AccumulateGrad", "AccumulateGrad") and base not in FREE:
-                    if not NODES.known(name):
+                    if NODES.known(node):
+                        NODES.redirect(node)
+                        metadata[MARK] = True
+                    else:
                         function, path = metadata.get("relprop.origin", ("", ""))
                         unknown.append(Unknown(name, function, path))
         stack.extend(n for n, _ in node.next_functions if n is not None)

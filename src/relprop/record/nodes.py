@@ -1,7 +1,8 @@
-"""Rules for nodes that no torch call shows: a user's `autograd.Function`, a scripted or traced submodule."""
+"""Rules for what no torch call shows: a user's `autograd.Function`, a scripted or traced submodule."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -14,55 +15,97 @@ Pull = Callable[[Any, Tensor], Any]
 
 
 class Nodes:
-    """From custom functions to what their backward becomes, and from module classes to what they count as."""
+    """From custom functions to what their backward becomes, and from modules to what they count as."""
 
     def __init__(self) -> None:
-        self._pulls: dict[str, Pull | None] = {}
-        self._modules: dict[type, str] = {}
+        self._pulls: dict[Any, Pull | None] = {}
+        self._classes: dict[type, str] = {}
+        self._modules: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 
     def register_function(
         self, function: type[torch.autograd.Function] | str, pull: Pull | None = None, replace: bool = False
     ) -> None:
         """Say how relevance passes a custom `autograd.Function`.
 
-        pull   called as `pull(node, g)` with the function's context (`node.saved_tensors` and what its forward
-               noted on `ctx`) and the modified gradient `g` at the output; returns the modified gradients of the
-               inputs. For an elementwise function of a saved `x`, the identity rule is
-               `lambda node, g: g * f(x) / x`. None: the function is of degree one and its own backward is right.
+        function  the class, or the name of its node ("MyFunctionBackward", or with its module before it)
+        pull      called as `pull(node, g)` with the function's context (`node.saved_tensors` and what its forward
+                  noted on `ctx`) and the modified gradient `g` at the output (a tuple of them where there are
+                  several outputs); returns the modified gradients of the inputs. For an elementwise function of a
+                  saved `x`, the identity rule is `lambda node, g: g * f(x) / x`. None: the function is of degree
+                  one and its own backward is right
         """
-        name = function if isinstance(function, str) else f"{function.__name__}Backward"
-        if name in self._pulls and not replace:
-            raise RegistryError(f"{name} is registered already; pass replace=True to override it on purpose")
-        self._pulls[name] = pull
+        if function in self._pulls and not replace:
+            raise RegistryError(
+                f"{_shown(function)} is registered already; pass replace=True to override it on purpose"
+            )
+        self._pulls[function] = pull
 
     def register_module(
-        self, module: type[nn.Module], treat: str = "identity", replace: bool = False
+        self, module: type[nn.Module] | nn.Module, treat: str = "identity", replace: bool = False
     ) -> None:
-        """Take every module of this class as one operation, whatever runs inside.
+        """Take a module, or every module of a class, as one operation, whatever runs inside.
 
-        treat   "identity": an elementwise function, relevance passes unchanged; "gradient": of degree one, its own
-                gradient is right
+        treat   "identity": an elementwise function of its first argument, relevance passes unchanged;
+                "gradient": of degree one, its own gradient is right
         """
         if treat not in ("identity", "gradient"):
             raise RegistryError(f'treat must be "identity" or "gradient", got {treat!r}')
-        if module in self._modules and not replace:
-            raise RegistryError(f"{module.__name__} is registered already; pass replace=True to override it")
-        self._modules[module] = treat
+        known = self._classes if isinstance(module, type) else self._modules
+        if module in known and not replace:
+            raise RegistryError(f"{_shown(module)} is registered already; pass replace=True to override it on purpose")
+        known[module] = treat  # type: ignore[index]
 
-    def known(self, name: str) -> bool:
-        return name in self._pulls
+    def _key(self, node: Any) -> Any:
+        function = getattr(type(node), "_forward_cls", None)
+        name = node.name()
+        keys = (function, f"{function.__module__}.{name}" if function is not None else None, name)
+        return next((key for key in keys if key is not None and key in self._pulls), None)
 
-    def pull(self, name: str) -> Pull | None:
-        return self._pulls.get(name)
+    def known(self, node: Any) -> bool:
+        return self._key(node) is not None
 
-    def module(self, kind: type) -> str | None:
-        return self._modules.get(kind) if self._modules else None
+    def redirect(self, node: Any) -> None:
+        """Let the node's registered pull make its modified gradients."""
+        pull = self._pulls[self._key(node)]
+        if pull is None:
+            return
+        held = weakref.ref(node)  # the hook belongs to the node: it must not keep it alive
+
+        def hook(inputs: tuple[Any, ...], gs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            if all(g is None for g in gs):
+                return None
+            made = pull(held(), gs[0] if len(gs) == 1 else gs)
+            made = tuple(made) if isinstance(made, (tuple, list)) else (made,)
+            return made + (None,) * (len(inputs) - len(made))
+
+        node.register_hook(hook)
+
+    def module(self, module: nn.Module) -> str | None:
+        if not self._classes and not self._modules:
+            return None
+        return self._modules.get(module) or self._classes.get(type(module))
 
     def forget(self, what: Any) -> None:
         """Take a registration back."""
-        name = what if isinstance(what, str) else f"{what.__name__}Backward"
-        self._pulls.pop(name, None)
-        self._modules.pop(what, None)
+        self._pulls.pop(what, None)
+        if isinstance(what, nn.Module):
+            self._modules.pop(what, None)
+        elif isinstance(what, type):
+            self._classes.pop(what, None)
+
+
+def _shown(what: Any) -> str:
+    return what if isinstance(what, str) else getattr(what, "__name__", type(what).__name__)
 
 
 NODES = Nodes()
+
+
+def _tanh_gelu(node: Any, g: Tensor) -> Tensor:
+    """The identity rule of `x * (1 + tanh(0.79788456 x (1 + 0.044715 x^2))) / 2`."""
+    x = node.saved_tensors[0]
+    return g * 0.5 * (1 + torch.tanh(0.79788456 * x * (1 + 0.044715 * x * x)))
+
+
+# Functions of widely used packages.
+NODES.register_function("transformers.models.bloom.modeling_bloom.GeLUFunctionBackward", _tanh_gelu)

@@ -199,15 +199,11 @@ class Recorder(TorchFunctionMode):
     def _constant_call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Nothing depends on the input yet: follow token ids to the embedding that makes a leaf of them."""
         result = func(*args, **kwargs)
-        if getattr(func, "__name__", "") in ("embedding", "embedding_bag") and isinstance(
-            result, torch.Tensor
-        ):
+        if getattr(func, "__name__", "") in ("embedding", "embedding_bag") and isinstance(result, torch.Tensor):
             if torch.is_grad_enabled() and result.is_floating_point():
                 return self._embedded(args, kwargs, result)
             return result
-        sources = [
-            s for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and (s := self.facts.source(a))
-        ]
+        sources = [s for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and (s := self.facts.source(a))]
         if sources:
             for out in tensors(result):
                 if not out.is_floating_point():
@@ -275,9 +271,7 @@ class Recorder(TorchFunctionMode):
         self._note(result, native.fact, seen)
         return result
 
-    def _native_carrying(
-        self, call: SeenCall, native: Native, run: Callable[[], Any], seen: frozenset[int]
-    ) -> Any:
+    def _native_carrying(self, call: SeenCall, native: Native, run: Callable[[], Any], seen: frozenset[int]) -> Any:
         """Scalings pass relevance entry by entry; sums stabilise it."""
         moving = native.operands or tuple(t for t in tensors((call.args, call.kwargs)) if t.requires_grad)
         site = self._site("scale", call.name, "elementwise")
@@ -368,9 +362,7 @@ class Recorder(TorchFunctionMode):
         self._totals = dict(self._calls)
         return self
 
-    def _attend(
-        self, op: Attention, rule: Any, site: Site, operands: tuple[Tensor, ...], call: SeenCall
-    ) -> Any:
+    def _attend(self, op: Attention, rule: Any, site: Site, operands: tuple[Tensor, ...], call: SeenCall) -> Any:
         """The kernel itself, with what enters it sharing out its gradients."""
         shares = rule.attention(op)
         changed: dict[str, Tensor] = {}
@@ -556,9 +548,7 @@ class Recorder(TorchFunctionMode):
                 fact.producer.capture = group
             return self._capture(group, output)
         if isinstance(output, tuple) and type(output) is tuple:
-            return tuple(
-                self._capture(group, o) if isinstance(o, Tensor) and o.requires_grad else o for o in output
-            )
+            return tuple(self._capture(group, o) if isinstance(o, Tensor) and o.requires_grad else o for o in output)
         return None
 
     def _capture(self, group: list[Tensor], output: Tensor) -> Tensor:
@@ -618,9 +608,7 @@ _INPLACE_LAST = frozenset(
     "relu relu6 silu mish hardswish hardsigmoid elu selu celu leaky_relu rrelu hardtanh threshold dropout "
     "alpha_dropout dropout1d dropout2d dropout3d feature_alpha_dropout".split()
 )
-_PLACERS = frozenset(
-    "index_add index_copy index_put index_fill scatter scatter_add masked_scatter put".split()
-)
+_PLACERS = frozenset("index_add index_copy index_put index_fill scatter scatter_add masked_scatter put".split())
 _AUGMENTED = {
     getattr(torch.Tensor, f"__i{short}__"): getattr(torch.Tensor, name)
     for short, name in {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "pow": "pow"}.items()

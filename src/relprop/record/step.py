@@ -30,9 +30,7 @@ class Step(torch.autograd.Function):
     def forward(ctx: Any, visit: Visit, run: Callable[[], Any], *operands: Tensor) -> Any:
         result = run()
         outputs = result if isinstance(result, tuple) else (result,)
-        integers = [
-            o for o in outputs if isinstance(o, Tensor) and not (o.is_floating_point() or o.is_complex())
-        ]
+        integers = [o for o in outputs if isinstance(o, Tensor) and not (o.is_floating_point() or o.is_complex())]
         if integers:
             ctx.mark_non_differentiable(*integers)
         ctx.set_materialize_grads(False)

@@ -132,9 +132,7 @@ def _choose(structure: Any, which: str | None) -> tuple[str, torch.Tensor]:
         for name, tensor in found:
             if name == which:
                 return name, tensor
-        raise InputError(
-            f"no explained input {which!r}; there are {', '.join(repr(name) for name, _ in found)}"
-        )
+        raise InputError(f"no explained input {which!r}; there are {', '.join(repr(name) for name, _ in found)}")
     return max(found, key=lambda item: item[1].ndim)
 
 

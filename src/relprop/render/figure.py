@@ -52,9 +52,7 @@ def bare(axes: Any) -> None:
         spine.set_linewidth(0.6)
 
 
-def colour_bar(
-    figure: Any, axes: Any, scale: Scale, colours: str | Palette, label: str = "", rows: int = 1
-) -> None:
+def colour_bar(figure: Any, axes: Any, scale: Scale, colours: str | Palette, label: str = "", rows: int = 1) -> None:
     """The scale with its numbers beside one or several panels; pointed ends where values were clipped."""
     if scale.empty:
         return
@@ -154,9 +152,7 @@ def grid(
     signed = is_signed(reduce)
     if shared_scale:
         common = find_scale(values, signed=signed, percentile=percentile, limit=limit)
-        scales = [
-            find_scale(v, signed=signed, percentile=percentile, limit=common.limit or None) for v in values
-        ]
+        scales = [find_scale(v, signed=signed, percentile=percentile, limit=common.limit or None) for v in values]
     else:
         common = None
         scales = [find_scale(v, signed=signed, percentile=percentile, limit=limit) for v in values]

@@ -68,9 +68,7 @@ def smoothed(drawn: Map, sigma: float, *, fixed_limit: bool = False, percentile:
     """The map under a Gaussian; its scale is found anew unless it was given."""
     values = smooth_values(drawn.values, sigma)
     limit = drawn.scale.limit if fixed_limit else None
-    return Map(
-        values, find_scale(values, signed=drawn.scale.signed, percentile=percentile, limit=limit), drawn.title
-    )
+    return Map(values, find_scale(values, signed=drawn.scale.signed, percentile=percentile, limit=limit), drawn.title)
 
 
 def smooth_values(values: Array, sigma: float) -> Array:
@@ -124,9 +122,7 @@ def as_photo(image: Any) -> Colours:
             error.
     """
     numbers = as_array(image, "the photograph")
-    whole = not (
-        image.is_floating_point() if isinstance(image, torch.Tensor) else np.asarray(image).dtype.kind == "f"
-    )
+    whole = not (image.is_floating_point() if isinstance(image, torch.Tensor) else np.asarray(image).dtype.kind == "f")
     array = numbers[0] if numbers.ndim == 4 and numbers.shape[0] == 1 else numbers
     if array.ndim == 3 and array.shape[0] in (1, 3):
         # Where both ends could be the channels, they stand where torch and where numpy users have them.

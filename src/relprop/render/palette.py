@@ -113,9 +113,7 @@ def _hex(code: str) -> list[float]:
     if len(digits) == 3:
         digits = "".join(digit * 2 for digit in digits)
     if len(digits) != 6 or any(digit not in "0123456789abcdefABCDEF" for digit in digits):
-        raise InputError(
-            f"{code!r} is no colour: give three or six hexadecimal digits, as in '00f' or '0055a4'"
-        )
+        raise InputError(f"{code!r} is no colour: give three or six hexadecimal digits, as in '00f' or '0055a4'")
     return [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
 
 

@@ -68,9 +68,7 @@ def as_array(relevance: Any, what: str = "relevance") -> npt.NDArray[np.float64]
     try:
         array = np.asarray(relevance, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{what} must be a tensor or an array of numbers, got {type(relevance).__name__}"
-        ) from error
+        raise InputError(f"{what} must be a tensor or an array of numbers, got {type(relevance).__name__}") from error
     if array.size == 0:
         raise InputError(f"{what} is empty: its shape is {array.shape}")
     bad = ~np.isfinite(array)
@@ -85,9 +83,7 @@ def as_array(relevance: Any, what: str = "relevance") -> npt.NDArray[np.float64]
     return array
 
 
-def reduce_channels(
-    array: npt.NDArray[np.float64], how: Reduction = "sum", axis: int = 0
-) -> npt.NDArray[np.float64]:
+def reduce_channels(array: npt.NDArray[np.float64], how: Reduction = "sum", axis: int = 0) -> npt.NDArray[np.float64]:
     """One number for each place.
 
     Args:
@@ -160,9 +156,7 @@ def find_scale(
         if not 0 < percentile <= 100:
             raise InputError(f"percentile must be above 0 and at most 100, got {percentile}")
         chosen = largest if percentile == 100 else float(np.percentile(strengths, percentile))
-        if (
-            chosen == 0
-        ):  # more zeros than the percentile: clip at the strongest, or nothing would be left to see
+        if chosen == 0:  # more zeros than the percentile: clip at the strongest, or nothing would be left to see
             chosen = largest
     clipped = int((strengths > chosen).sum())
     return Scale(chosen, signed, float(percentile), clipped, int(strengths.size), largest)
@@ -208,9 +202,7 @@ def spatial(relevance: Any, reduce: Reduction = "sum") -> npt.NDArray[np.float64
     if array.ndim == 2:
         array = array[None]
     if array.ndim != 3:
-        raise InputError(
-            f"a picture's relevance is [H, W], [C, H, W] or [1, C, H, W]; got shape {array.shape}"
-        )
+        raise InputError(f"a picture's relevance is [H, W], [C, H, W] or [1, C, H, W]; got shape {array.shape}")
     return reduce_channels(array, reduce)
 
 
@@ -224,6 +216,4 @@ def make_map(
 ) -> Map:
     """Reduce the channels of one picture's relevance and find its scale."""
     values = spatial(relevance, reduce)
-    return Map(
-        values, find_scale(values, signed=is_signed(reduce), percentile=percentile, limit=limit), title
-    )
+    return Map(values, find_scale(values, signed=is_signed(reduce), percentile=percentile, limit=limit), title)

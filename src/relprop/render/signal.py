@@ -78,9 +78,7 @@ def signal(
     array = channels(relevance)
     curves = array if values is None else channels(values, "signal")
     if curves.shape != array.shape:
-        raise InputError(
-            f"the signal has shape {curves.shape} and its relevance {array.shape}: they must be the same"
-        )
+        raise InputError(f"the signal has shape {curves.shape} and its relevance {array.shape}: they must be the same")
     if smooth:
         array = np.stack([smooth_values(row[None], smooth)[0] for row in array])
     count, length = array.shape
@@ -101,9 +99,7 @@ def signal(
     axes = figure.subplots(len(shown), 1, squeeze=False, sharex=True).ravel()
     # Each step owns the ground half way to its neighbours.
     inner = (at[1:] + at[:-1]) / 2
-    first, last = (
-        (at[0] - 0.5, at[0] + 0.5) if length == 1 else (1.5 * at[0] - at[1] / 2, 1.5 * at[-1] - at[-2] / 2)
-    )
+    first, last = (at[0] - 0.5, at[0] + 0.5) if length == 1 else (1.5 * at[0] - at[1] / 2, 1.5 * at[-1] - at[-2] / 2)
     edges = np.concatenate([[first], inner, [last]])
     for axis, i in zip(axes, shown, strict=True):
         ground = paint(Map(array[i : i + 1], scale), colours)
@@ -183,9 +179,7 @@ def bars(
         tick.set_text(text)
     axis.invert_yaxis()
     span = scale.limit or 1.0
-    axis.set_xlim(
-        -1.3 * span if min(heights) < 0 else -0.02 * span, 1.3 * span if max(heights) > 0 else 0.02 * span
-    )
+    axis.set_xlim(-1.3 * span if min(heights) < 0 else -0.02 * span, 1.3 * span if max(heights) > 0 else 0.02 * span)
     for place, height in zip(places, heights, strict=True):
         axis.annotate(
             f"{height:+.3g}",

@@ -26,9 +26,7 @@ def volume(relevance: Any, reduce: Reduction = "sum") -> Array:
     if array.ndim == 3:
         array = array[None]
     if array.ndim != 4:
-        raise InputError(
-            f"a volume's relevance is [D, H, W], [C, D, H, W] or [1, C, D, H, W]; got shape {array.shape}"
-        )
+        raise InputError(f"a volume's relevance is [D, H, W], [C, D, H, W] or [1, C, D, H, W]; got shape {array.shape}")
     return reduce_channels(array, reduce)
 
 
@@ -42,9 +40,7 @@ def _ground(body: Any, shape: tuple[int, ...]) -> Array | None:
     if array.ndim == 4:
         array = array.mean(axis=0)
     if array.shape != shape:
-        raise InputError(
-            f"the volume has shape {array.shape} and its relevance {shape}: they must be the same"
-        )
+        raise InputError(f"the volume has shape {array.shape} and its relevance {shape}: they must be the same")
     low, high = float(array.min()), float(array.max())
     return (array - low) / (high - low) if high > low else np.full_like(array, 0.5)
 
@@ -54,15 +50,9 @@ def _cut(values: Array, index: int, axis: int) -> Array:
     return values[(slice(None),) * axis + (index,)]
 
 
-def _slice(
-    values: Array, ground: Array | None, scale: Scale, colours: str | Palette, opacity: float
-) -> Colours:
+def _slice(values: Array, ground: Array | None, scale: Scale, colours: str | Palette, opacity: float) -> Colours:
     drawn = Map(values, scale)
-    return (
-        paint(drawn, colours)
-        if ground is None
-        else paint_over(drawn, ground, opacity=opacity, colours=colours)
-    )
+    return paint(drawn, colours) if ground is None else paint_over(drawn, ground, opacity=opacity, colours=colours)
 
 
 def montage(
@@ -95,18 +85,14 @@ def montage(
     if axis not in (0, 1, 2):
         raise InputError(f"axis must be 0 (depth), 1 (height) or 2 (width), got {axis}")
     if count < 1 or gap < 0 or (columns is not None and columns < 1):
-        raise InputError(
-            f"count and columns must be at least 1 and gap at least 0; got {count}, {columns}, {gap}"
-        )
+        raise InputError(f"count and columns must be at least 1 and gap at least 0; got {count}, {columns}, {gap}")
     values = volume(relevance, reduce)
     scale = find_scale(values, signed=is_signed(reduce), percentile=percentile, limit=limit)
     ground = _ground(body, values.shape)
     depth = values.shape[axis]
     chosen = np.unique(np.linspace(0, depth - 1, min(count, depth)).round().astype(int))
     tiles = [
-        _slice(
-            _cut(values, i, axis), None if ground is None else _cut(ground, i, axis), scale, colours, opacity
-        )
+        _slice(_cut(values, i, axis), None if ground is None else _cut(ground, i, axis), scale, colours, opacity)
         for i in chosen
     ]
     return tile(tiles, columns, gap)
@@ -215,8 +201,5 @@ def frames(
         raise InputError(f"{len(values)} frames of relevance, but {len(film)} of the film")
     grounds = [as_photo(frame) for frame in film]
     return np.stack(
-        [
-            paint_over(Map(v, scale), g, opacity=opacity, colours=colours)
-            for v, g in zip(values, grounds, strict=True)
-        ]
+        [paint_over(Map(v, scale), g, opacity=opacity, colours=colours) for v, g in zip(values, grounds, strict=True)]
     )

@@ -76,9 +76,7 @@ class ZBox(LinearRule):
 
     def pull(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
         up, down = positive(op.weight), negative(op.weight)
-        shared = all(
-            not isinstance(v, Tensor) or v.ndim < a.ndim or v.shape[0] == 1 for v in (self.low, self.high)
-        )
+        shared = all(not isinstance(v, Tensor) or v.ndim < a.ndim or v.shape[0] == 1 for v in (self.low, self.high))
         like = op.sample(a) if shared else a
         low, high = (self._bound(op, v, a, like) for v in (self.low, self.high))
         z0 = z if op.bias is None else z - op.shaped_bias(op.bias)

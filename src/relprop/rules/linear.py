@@ -256,9 +256,7 @@ class AlphaBeta(LinearRule):
         if not (self.alpha >= 1 and self.beta >= 0):
             raise RuleError(f"alpha must be >= 1 and beta >= 0, got alpha={self.alpha}, beta={self.beta}")
         if abs(self.alpha - self.beta - 1) > 1e-9:
-            raise RuleError(
-                f"alpha - beta must be 1, got {self.alpha} - {self.beta} = {self.alpha - self.beta}"
-            )
+            raise RuleError(f"alpha - beta must be 1, got {self.alpha} - {self.beta} = {self.alpha - self.beta}")
 
     def pull(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
         relevance = self._relevance(op, z, g)

@@ -41,11 +41,7 @@ class Identity(Rule):
         if y is None:
             assert op.ratio is not None
             return g * op.ratio(x)
-        ratio = (
-            nonzero(y) / nonzero(x)
-            if op.carrying
-            else torch.where((x == 0) & (y == 0), op.at_zero, y / nonzero(x))
-        )
+        ratio = nonzero(y) / nonzero(x) if op.carrying else torch.where((x == 0) & (y == 0), op.at_zero, y / nonzero(x))
         return g * (ratio.conj() if ratio.is_complex() else ratio)  # complex: R = Re(conj(a) g)
 
     def norm(self, op: Norm, x: Tensor, y: Tensor, g: Tensor, books: Books) -> Tensor:

@@ -200,10 +200,7 @@ class _Walk:
     def _output_steps(self, relevance: list[Tensor | None]) -> list[Tensor]:
         top = self.layers[-1]
         shapes = [s["h'"].shape for s in top[0].steps]
-        zeros = [
-            top[0].steps[t]["h'"].new_zeros(*shape[:-1], shape[-1] * len(top))
-            for t, shape in enumerate(shapes)
-        ]
+        zeros = [top[0].steps[t]["h'"].new_zeros(*shape[:-1], shape[-1] * len(top)) for t, shape in enumerate(shapes)]
         if self.op.single or relevance[0] is None:
             return zeros
         return self.op.steps(relevance[0])
@@ -243,9 +240,7 @@ class _Walk:
                 c[:count] = new
         return to_inputs, carried
 
-    def _back_lstm(
-        self, w: Weights, s: dict[str, Tensor], states: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
+    def _back_lstm(self, w: Weights, s: dict[str, Tensor], states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         rule, books = self.rule, self.books
         r_h, r_c = states
         hidden = s["c"].shape[-1]
@@ -278,9 +273,7 @@ class _Walk:
         r_x, r_h = self.rule.maps([s["x"], s["h"]], [pick(w.w_ih), pick(w.w_hh)], bias, z, r, self.books)
         return r_x, r_h
 
-    def _back_gru(
-        self, w: Weights, s: dict[str, Tensor], states: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
+    def _back_gru(self, w: Weights, s: dict[str, Tensor], states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         rule, books = self.rule, self.books
         (r_h,) = states
         hidden = s["h"].shape[-1]
@@ -309,9 +302,7 @@ class _Walk:
         more_x, more_h = self._gates(w, s, [("r", r_r), ("z", r_z1 + r_z2)], 3, "rzn")
         return r_x + more_x, [r_h + to_h + more_h]
 
-    def _back_plain(
-        self, w: Weights, s: dict[str, Tensor], states: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
+    def _back_plain(self, w: Weights, s: dict[str, Tensor], states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         bias = None if w.b_ih is None or w.b_hh is None else w.b_ih + w.b_hh
         r_x, r_h = self.rule.maps([s["x"], s["h"]], [w.w_ih, w.w_hh], bias, s["p"], states[0], self.books)
         return r_x, [r_h]

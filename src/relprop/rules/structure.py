@@ -22,9 +22,7 @@ Pulled = tuple[Tensor | None, ...]
 def _shared(op: Sum, operands: Sequence[Tensor], weights: Sequence[Tensor], y: Tensor, g: Tensor) -> Pulled:
     """Relevance `y g` times each addend's weight, as gradients of the operands."""
     relevance = g * nonzero(y)
-    return tuple(
-        reduce_to(relevance * w / nonzero(x), x.shape) for x, w in zip(operands, weights, strict=True)
-    )
+    return tuple(reduce_to(relevance * w / nonzero(x), x.shape) for x, w in zip(operands, weights, strict=True))
 
 
 def _constant(op: Sum, y: Tensor) -> Tensor | None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relprop.numerics import TAU, nonzero
 from relprop.ops.base import Call, Expansion, Fact, Native
 from relprop.ops.stem import stemmed
 from relprop.ops.table import op

@@ -365,7 +365,7 @@ def addmm(call: Call) -> Op | Native:
     if not call.depends(base) and call.name != "addbmm":
         bias = base * beta if beta != 1 else base
         if call.depends(x) and call.depends(y):
-            return _matmul(call, x, y, bias)
+            return Expansion(lambda: torch.matmul(x, y) * alpha + bias if alpha != 1 else torch.matmul(x, y) + bias)
         if call.depends(x):
             return _matmul(call, x, y * alpha if alpha != 1 else y, bias)
         return _matmul(call, x * alpha if alpha != 1 else x, y, bias)

@@ -7,25 +7,35 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-Tap = Callable[[tuple[str, ...], Any], Any]
+from relprop.record.nodes import NODES
+
+Tap = Callable[[nn.Module, tuple[str, ...], Any], Any]
+Enter = Callable[[nn.Module, Any], Any]
+Whole = Callable[[nn.Module, str, tuple[Any, ...], Any], Any]
+
+#: What the nodes of a scripted submodule are said to come from.
+SCRIPTED = "a scripted module"
 
 
 class ModuleScope:
     """A context in which `paths` names the running module.
 
-    tap   called with a module's paths and its output when it returns; what it returns is handed on instead
+    tap    called with a module's paths and its output when it returns; what it returns is handed on instead
+    whole  called with a module that is registered as one operation, how it counts, its arguments and its output
+    inside  the module of that sort that is running, if any: nothing in it is looked at
     """
 
-    def __init__(self, model: nn.Module, tap: Tap | None = None) -> None:
+    def __init__(self, model: nn.Module, tap: Tap | None = None, whole: Whole | None = None) -> None:
         self._names: dict[nn.Module, list[str]] = {}
         for name, module in model.named_modules(remove_duplicate=False):
             self._names.setdefault(module, []).append(name)
         self._stack: list[nn.Module] = []
         self._thread = threading.get_ident()
-        self._tap = tap
+        self._tap, self._whole = tap, whole
         self._handles: list[Any] = []
+        self.inside: tuple[nn.Module, str, tuple[Any, ...]] | None = None
 
     def __enter__(self) -> ModuleScope:
         register = torch.nn.modules.module
@@ -38,20 +48,38 @@ class ModuleScope:
             handle.remove()
         self._handles.clear()
 
-    def _enter(self, module: nn.Module, args: Any) -> None:
+    def _enter(self, module: nn.Module, args: Any) -> Any:
         if torch.compiler.is_compiling() or threading.get_ident() != self._thread:
-            return
+            return None
         self._stack.append(module)
+        if self._whole is None or self.inside is not None:
+            return None
+        treat = NODES.module(module)
+        if treat is None:
+            return None
+        self.inside = (module, treat, args)
+        if treat == "gradient":
+            return None
+        return tuple(a.detach().clone() if isinstance(a, Tensor) and a.requires_grad else a for a in args)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> Any:
         if torch.compiler.is_compiling() or threading.get_ident() != self._thread:
             return None
+        handed_on = None
+        if self.inside is not None and self.inside[0] is module:
+            _, treat, given = self.inside
+            self.inside = None
+            if output is not None and self._whole is not None:
+                handed_on = output = self._whole(module, treat, given, output)
+        elif isinstance(module, torch.jit.ScriptModule) and self.inside is None:
+            label(output, args, (SCRIPTED, self.paths[0]))
         while self._stack:
             if self._stack.pop() is module:
                 break
         if self._tap is not None and output is not None and module in self._names:
-            return self._tap(tuple(self._names[module]), output)
-        return None
+            tapped = self._tap(tuple(self._names[module]), output)
+            return handed_on if tapped is None else tapped
+        return handed_on
 
     @property
     def module(self) -> nn.Module | None:
@@ -65,3 +93,16 @@ class ModuleScope:
             if names is not None:
                 return tuple(names)
         return ("",)
+
+
+def label(output: Any, args: Any, origin: tuple[str, str]) -> None:
+    """Note on the nodes between a call's arguments and its output where they came from."""
+    outs = output if isinstance(output, (tuple, list)) else (output,)
+    stops = {t.grad_fn for t in args if isinstance(t, Tensor)}
+    stack = [t.grad_fn for t in outs if isinstance(t, Tensor) and t.grad_fn is not None]
+    while stack:
+        node = stack.pop()
+        if node in stops or "relprop.origin" in node.metadata:
+            continue
+        node.metadata["relprop.origin"] = origin
+        stack.extend(n for n, _ in node.next_functions if n is not None)

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from benchmarks.contenders import CONTENDERS
 from benchmarks.worker import Failed, Job, worker
 
-# glibc's allocator keeps freed blocks or gives them back depending on what was freed before, which moves a peak by
-# half from run to run. So told, it gives every large block back at once, and peaks agree to a hundredth.
+# glibc's allocator keeps freed blocks or gives them back depending on what was freed before, which moves a peak
+# by half from run to run. So told, it gives every large block back at once, and peaks agree to a hundredth.
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from relprop.record.nodes import NODES
 
-Tap = Callable[[nn.Module, tuple[str, ...], Any], Any]
-Enter = Callable[[nn.Module, Any], Any]
+Tap = Callable[[tuple[str, ...], Any], Any]
 Whole = Callable[[nn.Module, str, tuple[Any, ...], Any], Any]
 
 #: What the nodes of a scripted submodule are said to come from.

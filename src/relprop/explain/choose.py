@@ -1,16 +1,29 @@
-"""The preset for a model whose user named none: by what the model is made of."""
+"""The preset for a model whose user named none: by what runs in it."""
 
 from __future__ import annotations
 
-from torch import nn
-
 from relprop.composite import Composite
-from relprop.presets import EpsilonPlus, UniformEpsilon
+from relprop.plan import Plan
+from relprop.presets import LSTMLRP, AttnLRP, EpsilonPlus, MambaLRP, UniformEpsilon
 
 
-def choose(model: nn.Module) -> tuple[Composite, str]:
+def choose(plan: Plan) -> tuple[Composite, str]:
     """A preset, and the sentence that says why."""
-    kinds = {type(m).__name__ for m in model.modules()}
-    if any(k.startswith("Conv") for k in kinds):
-        return EpsilonPlus(), "preset EpsilonPlus chosen: the model is made of convolutions"
-    return UniformEpsilon(), "preset UniformEpsilon chosen: the model is made of dense layers"
+    kinds = {site.kind for site in plan.sites}
+    convs = sum(site.kind == "conv" for site in plan.sites)
+    attention = bool(kinds & {"attention"}) or {"softmax", "matmul"} <= kinds
+    if "selection" in kinds:
+        return _said(MambaLRP(), "a selective state space runs in the model")
+    if attention and convs:
+        return _said(AttnLRP(conv_gamma=0.25, linear_gamma=0.05), "attention and convolutions run in the model")
+    if attention:
+        return _said(AttnLRP(), "attention runs in the model")
+    if "recurrent" in kinds:
+        return _said(LSTMLRP(), "a recurrent layer runs in the model")
+    if convs:
+        return _said(EpsilonPlus(), "convolutions run in the model")
+    return _said(UniformEpsilon(), "dense layers run in the model")
+
+
+def _said(preset: Composite, why: str) -> tuple[Composite, str]:
+    return preset, f"preset {preset.name} chosen: {why}"

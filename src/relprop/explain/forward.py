@@ -1,0 +1,217 @@
+"""One recorded forward: run the model, choose what is explained, refuse what cannot be."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relprop.composite import Composite
+from relprop.errors import InputError, ModelStateError, NoPathError, SelectorError, UnknownOperationError
+from relprop.explain.inputs import check_finite, names, rebuild
+from relprop.explain.seed import Seed, explicit, make_seed
+from relprop.plan import Plan
+from relprop.record import Recorder
+from relprop.record.coverage import Unknown, walk
+from relprop.record.scope import SCRIPTED
+from relprop.selectors import Name
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks of one forward.
+
+    targets   what to explain, in the order of the explanations
+    seed      the relevance at the output; None: nothing is explained, the forward is planned
+    layers    patterns of the modules whose relevance is wanted
+    wrt       which inputs to return
+    lenient   take the native gradient of operations without a rule
+    by_site   keep the books of every site
+    """
+
+    targets: tuple[Any, ...] = ()
+    seed: Any = None
+    layers: tuple[str, ...] = ()
+    wrt: Any = None
+    lenient: bool = False
+    by_site: bool = False
+
+    @property
+    def explicit(self) -> bool:
+        return any(explicit(t, self.seed) for t in self.targets)
+
+
+@dataclass
+class Forward:
+    """A recorded forward with its seeds."""
+
+    recorder: Recorder
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any
+    seeds: tuple[Seed, ...] = ()
+    unknown: tuple[Unknown, ...] = ()
+    nodes: int = 0
+    notes: tuple[str, ...] = field(default=())
+
+    def plan(self) -> Plan:
+        sites = tuple(s for s, _ in self.recorder.sites)
+        decisions = tuple(d for _, d in self.recorder.sites)
+        return Plan(self.recorder.composite.name, sites, decisions, tuple(self.recorder.cuts), self.notes)
+
+
+def run(
+    model: nn.Module,
+    recorder: Recorder,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    then: Callable[[Any], Any] = lambda output: None,
+) -> tuple[Any, Any]:
+    """The model's output under the recorder, and what `then` makes of it there."""
+    with torch.inference_mode(False), torch.enable_grad(), recorder.boxes.hooks(), recorder.scope:
+        given = {name: rebuild(value, name, recorder.add_input) for name, value in names(args, kwargs)}
+        with recorder:
+            output = model(*(given[str(i)] for i in range(len(args))), **{k: given[k] for k in kwargs})
+            return output, then(output)
+
+
+def record(
+    model: nn.Module,
+    composite: Composite,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    request: Request,
+    totals: Any = None,
+    notes: tuple[str, ...] = (),
+) -> Forward:
+    """Run the model once and prepare every target. Raises for what cannot be explained."""
+    carry = "everywhere" if request.explicit else None
+    recorder = Recorder(model, composite, carry=carry, layers=request.layers, totals=totals)
+
+    def chosen(output: Any) -> list[Any]:
+        return [t(output) if callable(t) and not isinstance(t, Tensor) else None for t in request.targets]
+
+    output, selected = run(model, recorder, args, kwargs, chosen)
+    forward = Forward(recorder, args, kwargs, output, notes=notes)
+    if request.seed is not None:
+        with torch.inference_mode(False):
+            forward.seeds = tuple(
+                make_seed(output, target, request.seed, lambda t: _head(recorder, t), value)
+                for target, value in zip(request.targets, selected, strict=True)
+            )
+        _judge(model, forward, request.lenient)
+        forward.notes += tuple(dict.fromkeys(s.note for s in forward.seeds if s.note))
+    check_rows(recorder)
+    return forward
+
+
+def _judge(model: nn.Module, forward: Forward, lenient: bool) -> None:
+    """Every seed must depend on the input, through operations that have rules."""
+    for seed in forward.seeds:
+        if not seed.tensor.requires_grad:
+            check_finite(forward.args, forward.kwargs)
+            raise NoPathError(_no_path(forward.recorder))
+    found, forward.nodes = walk([seed.tensor for seed in forward.seeds])
+    if found and not lenient:
+        scripted = [n for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
+        raise UnknownOperationError(_unknown(found, scripted))
+    forward.unknown = tuple(found)
+
+
+def _head(recorder: Recorder, tensor: Tensor) -> Tensor | None:
+    """The logits, if the tensor is a softmax or sigmoid of them."""
+    if recorder.head is None:
+        return None
+    made, logits = recorder.head
+    return logits if made() is tensor else None
+
+
+def _no_path(recorder: Recorder) -> str:
+    start = "nothing of the input reaches the explained output: "
+    if recorder.cuts:
+        where = ", ".join(f"{path or '(model)'}.{name}" for path, name in recorder.cuts)
+        return start + f"the gradient is cut at {where}. Explain a model (or a target) without that detach or no_grad."
+    if not recorder.leaves:
+        return start + (
+            "the inputs hold integers alone and no embedding was called on them. "
+            "Give floating inputs, or embed the integers inside the model."
+        )
+    return start + (
+        "it is computed from constants alone. Check that the model uses its input and that the target is not an "
+        "integer or boolean result."
+    )
+
+
+def _unknown(found: Sequence[Unknown], scripted: Sequence[str]) -> str:
+    lines = []
+    for node, function, path in list(dict.fromkeys(found))[:5]:
+        where = f" in module {path!r}" if path else ""
+        what = f"torch function {function!r} ({node})" if function else f"operation {node}"
+        if function == SCRIPTED:
+            what = f"operation {node} of {function}"
+            line = f"relprop.register_module(model.get_submodule({path!r}), 'identity')  # or 'gradient'"
+        elif not function and node.endswith("Backward") and not node.startswith("torch::"):
+            line = f"relprop.register_function({node!r}, lambda node, g: ...)  # the modified gradient of its input"
+        elif not function:
+            line = (
+                f"it ran out of sight (TorchScript: {', '.join(scripted) or 'none here'}; or another thread); "
+                "relprop.register_module(TheModule, 'identity')"
+            )
+        else:
+            line = f"relprop.op({function!r})(parser)"
+        lines.append(f"  {what}{where} has no rule. To give it one: {line}")
+    return (
+        "operations without a rule lie between input and output:\n"
+        + "\n".join(lines)
+        + '\nOr pass unknown="gradient" to take their own gradient; the audit then says so.'
+    )
+
+
+def check_rows(recorder: Recorder) -> None:
+    """Every row of a user's own composite must have matched a site."""
+    composite = recorder.composite
+    if type(composite) is not Composite or not recorder.sites:
+        return
+    for i, (selector, rule) in enumerate(composite.rows):
+        if any(selector.matches(s) for s, _ in recorder.sites):
+            continue
+        paths = list(dict.fromkeys(s.path for s, _ in recorder.sites))
+        kinds = ", ".join(dict.fromkeys(s.kind for s, _ in recorder.sites))
+        asked = [p for s in selector.walk() if isinstance(s, Name) for p in s.patterns]
+        near = [n for p in asked for n in difflib.get_close_matches(p, paths, 3)]
+        hint = f" Nearest module paths: {', '.join(near)}." if near else ""
+        raise SelectorError(
+            f"row {i} of the composite, ({selector!r}, {rule}), matched none of the {len(recorder.sites)} sites "
+            f"of this forward.{hint} Kinds that ran: {kinds}. See LRP.plan for all sites."
+        )
+
+
+def check_model(model: Any) -> nn.Module:
+    """The module to run: a compiled one is run through the module it wraps."""
+    if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
+        model = model._orig_mod
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelStateError(
+            "the model is TorchScript: its calls cannot be seen. Explain the Python model it was made from."
+        )
+    if isinstance(model, nn.DataParallel):
+        raise ModelStateError(
+            "DataParallel runs the model in threads that cannot be seen: explain model.module instead."
+        )
+    return model
+
+
+def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
+    paths = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    for pattern in layers:
+        if not any(fnmatchcase(p, pattern) for p in paths):
+            near = difflib.get_close_matches(pattern, paths, 3)
+            hint = f"; nearest names: {', '.join(near)}" if near else ""
+            raise InputError(f"layers: no module is named {pattern!r}{hint}")

@@ -56,7 +56,7 @@ class Body(nn.Module):
 
 def test_dropout_in_training_mode() -> None:
     model = stack(nn.Dropout(0.5)).train()
-    with refused(model, rp.ModelStateError, "[Dd]ropout", r"0\.5", r"eval\(\)", "'?1'?"):
+    with refused(model, rp.ModelStateError, "[Dd]ropout", r"0\.5", r"eval\(\)"):
         rp.LRP(model, rp.Zero()).explain(X, target=0)
 
 
@@ -76,7 +76,7 @@ def test_training_mode_alone_is_no_error() -> None:
 def test_batch_statistics(how: str) -> None:
     norm = nn.BatchNorm1d(6, track_running_stats=how == "training")
     model = stack(norm).train(how == "training")
-    with refused(model, rp.ModelStateError, "[Bb]atch", "statistics", r"1"):
+    with refused(model, rp.ModelStateError, "[Bb]atch ?norm", "statistics", r"eval\(\)"):
         rp.LRP(model, rp.Zero()).explain(X, target=0)
 
 
@@ -88,7 +88,8 @@ def test_torchscript(how: str, part: bool) -> None:
     scripted = torch.jit.script(inner) if how == "script" else torch.jit.trace(inner, X)
     model = nn.Sequential(scripted, nn.Linear(3, 2).double()) if part else scripted
     before = [p.clone() for p in model.parameters()]
-    with pytest.raises(rp.ModelStateError, match="TorchScript"):
+    error = rp.UnknownOperationError if part else rp.ModelStateError
+    with pytest.raises(error, match="scripted" if part else "TorchScript"):
         rp.LRP(model, rp.Zero()).explain(X, target=0)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before))
 
@@ -143,7 +144,7 @@ def test_operation_without_a_rule(name: str) -> None:
             expected = rp.LRP(reference, rp.Zero()).explain(X, target=0, seed="one").relevance
             assert torch.allclose(found.relevance, expected)
             return
-    with refused(model, rp.UnknownOperationError, pattern, r"1\.0", "register", "unknown"):
+    with refused(model, rp.UnknownOperationError, pattern, r"1\.0", r"relprop\.(op|register_function)\(", "unknown="):
         rp.LRP(model, rp.Zero()).explain(X, target=0)
 
 
@@ -213,12 +214,6 @@ def test_integers_without_embedding() -> None:
         rp.LRP(model, rp.Zero()).explain(torch.arange(8).reshape(2, 4), target=0)
 
 
-def test_no_tensor_at_all() -> None:
-    model = stack()
-    with refused(model, rp.RelpropError, "(input|tensor)"):
-        rp.LRP(model, rp.Zero()).explain(target=0)
-
-
 # -- targets and seeds --
 
 TARGETS: dict[str, tuple[Any, tuple[str, ...]]] = {
@@ -228,10 +223,9 @@ TARGETS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "too many": (torch.tensor([0, 1, 2]), ("3", "2")),
     "floating relevance of a wrong shape": (torch.ones(2, 4), (r"\(2, 4\)", r"\(2, 5\)")),
     "mask of a wrong shape": (torch.ones(2, 6, dtype=torch.bool), (r"\(2, 6\)", r"\(2, 5\)")),
-    "empty mask": (torch.zeros(2, 5, dtype=torch.bool), ("mask",)),
     "tuple too long": ((0, 1, 2), ("target",)),
     "tuple out of range": ((9,), ("9",)),
-    "text": ("cat", ("cat",)),
+    "text": ("cat", ("target", "str")),
     "callable that gives no tensor": (lambda output: 3.0, ("callable|function|target", "tensor|Tensor")),
     "callable that leaves the graph": (lambda output: output.detach()[:, 0], ("target|reach|path",)),
     "not a number": (torch.full((2, 5), torch.nan), ("(NaN|nan|finite)",)),
@@ -244,7 +238,7 @@ def test_target(name: str) -> None:
     if isinstance(target, Tensor) and target.is_floating_point():
         target = target.double()
     model = residual_net()
-    error = rp.RelpropError if name == "callable that leaves the graph" else rp.InputError
+    error = rp.RelpropError if name in ("callable that leaves the graph", "not a number") else rp.InputError
     with refused(model, error, *patterns):
         rp.LRP(model, rp.Zero()).explain(picture(), target=target)
 
@@ -264,8 +258,10 @@ def test_seed(seed: Any) -> None:
 
 def test_layer_that_is_not_there() -> None:
     model = residual_net()
-    with refused(model, rp.RelpropError, "no_such_layer", "(stem|blocks|head)"):
+    with refused(model, rp.InputError, "layers", "no_such_layer"):
         rp.LRP(model, rp.Zero()).explain(picture(), target=0, layers=["no_such_layer"])
+    with refused(model, rp.InputError, "blocks.0.conv1"):
+        rp.LRP(model, rp.Zero()).explain(picture(), target=0, layers=["block.0.conv1"])
 
 
 # -- numbers --

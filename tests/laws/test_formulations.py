@@ -449,7 +449,10 @@ def test_structure(name: str, rule: str) -> None:
     if name == "where":  # as explicit relevance, what stands on zeros is the constant's here and the mask's there
         x = torch.randn(2, 2, 4, 4, dtype=torch.float64)
         weight = torch.randn(64, dtype=torch.float64)
-        found = [rp.LRP(model, RULES[rule]).explain(x, target=lambda o: o @ weight).relevance for model in (one, two)]
+        found = [
+            rp.LRP(model, RULES[rule]).explain(x, target=lambda o: (o * weight).sum(1)).relevance
+            for model in (one, two)
+        ]
         assert_close(found[0], found[1], 1e-9)
         return
     same(one, two, torch.randn(2, 2, 4, 4, dtype=torch.float64), RULES[rule])

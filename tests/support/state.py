@@ -64,6 +64,6 @@ def assert_same_state(before: dict[str, object], after: dict[str, object]) -> No
         if entry == "values":
             assert [name for name, _ in old] == [name for name, _ in new]  # type: ignore[attr-defined]
             for (name, first), (_, second) in zip(old, new, strict=True):  # type: ignore[call-overload]
-                assert torch.equal(first, second), f"the value of {name} changed"
+                assert torch.allclose(first, second, rtol=0, atol=0, equal_nan=True), f"the value of {name} changed"
         else:
             assert old == new, f"{entry} changed"

@@ -118,7 +118,8 @@ class SoftmaxGradient(Rule):
 
     def softmax(self, op: Softmax, x: Tensor, y: Tensor, g: Tensor, books: Books) -> Tensor:
         pulled = op.gradient(g, y)
-        finite = torch.where(x.isinf(), 0.0, x)
-        value = torch.where(y.isinf(), 0.0, y)
+        # a score that a mask of any depth hides has no gradient, whatever its value
+        finite = torch.where(pulled == 0, 0.0, x)
+        value = torch.where(g == 0, 0.0, y)
         books.add("excess", dot(value, g) - dot(finite, pulled))
         return pulled

@@ -54,7 +54,7 @@ class Signed(Rule):
         plain = not callable(self.epsilon) and self.epsilon == 0
         # `g` itself, not `g y / y`: where addends cancel to zero, what passes is the native gradient
         s = g if plain else g * nonzero(y) / stabiliser(self.epsilon)(nonzero(y))
-        books.add("epsilon", (g * nonzero(y) - s * y).sum())
+        books.add("epsilon", (g * nonzero(y).conj() - s * y.conj()).real.sum())
         constant = _constant(op, y)
         if constant is not None:
             books.add("constants", dot(s, torch.where(masked, 0.0, constant)))

@@ -175,7 +175,7 @@ def _unknown(found: Sequence[Unknown], scripted: Sequence[str]) -> str:
 def check_rows(recorder: Recorder) -> None:
     """Every row of a user's own composite must have matched a site."""
     composite = recorder.composite
-    if type(composite) is not Composite or not recorder.sites:
+    if type(composite) is not Composite or not composite.selective or not recorder.sites:
         return
     for i, (selector, rule) in enumerate(composite.rows):
         if any(selector.matches(s) for s, _ in recorder.sites):

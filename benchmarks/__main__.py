@@ -125,6 +125,7 @@ def measure(case: Case, preset: str, names: Sequence[str], options: argparse.Nam
         unit = block.rows[names.index(UNIT.name)].peak
         for row in block.rows:
             row.peak_ratio = row.peak / unit if row.peak and unit else None
+    report("; ".join(f"{row.contender} {table.summary(row)}" for row in block.rows))
     return block
 
 

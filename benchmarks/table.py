@@ -176,6 +176,16 @@ def _cell(row: Row | None, value: float | None, form: str) -> str:
     return "" if value is None else "not finite" if math.isnan(value) else format(value, form)
 
 
+def summary(row: Row) -> str:
+    """One row in a few words, to be printed as it comes."""
+    if row.status != "measured":
+        return row.status
+    words = [] if row.ratio is None or row.seconds is None else [f"{row.ratio:.2f} ({duration(row.seconds)})"]
+    if row.peak_ratio is not None:
+        words.append(f"memory {row.peak_ratio:.2f}")
+    return ", ".join(words)
+
+
 def duration(seconds: float) -> str:
     return (
         f"{seconds * 1e6:.0f} µs"

@@ -114,15 +114,6 @@ def test_siamese_equals_untied_copy(measure: str) -> None:
         assert_close(first, second, rtol=1e-10)
 
 
-def test_graph_attention_by_scatter_equals_dense() -> None:
-    """Softmax over a node's edges, scattered or dense with a mask: the same mathematics."""
-    found = [
-        rp.LRP(net.model, rp.Zero()).explain(*net.args, target=net.select).relevance
-        for net in (make("gat_scatter"), make("gat_dense"))
-    ]
-    assert_close(found[0], found[1], rtol=1e-8)
-
-
 def test_complex_input() -> None:
     """Relevance of a complex input is real: ``Re(conj(x) g)``."""
 

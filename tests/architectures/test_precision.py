@@ -81,7 +81,7 @@ def test_checkpointed_activations_are_not_kept() -> None:
             rp.LRP(model, rp.AttnLRP()).explain(draw(2, 5, 8, dtype=torch.float32), target=1)
         return total
 
-    assert saved("reentrant") > 0  # the hooks do see something
+    assert saved("plain") > 2 * saved("not reentrant") > 0
 
 
 @pytest.mark.parametrize("name", ["squeeze_excite", "detector", "norms", "gated", "unet3d"])
@@ -98,7 +98,8 @@ def test_half_precision(name: str, dtype: torch.dtype, preset: Any) -> None:
     found = explanation.relevance
     assert torch.isfinite(found).all()
     cosine = nn.functional.cosine_similarity(found.double().flatten(), expected.double().flatten(), 0)
-    assert cosine > 0.98, cosine
+    # bfloat16 keeps three digits of the model's own numbers: the detached oracle itself gets 0.92 on `gated` in it
+    assert cosine > (0.98 if dtype == torch.float16 or name != "gated" else 0.9), cosine
 
 
 def test_overflow_in_half_precision_names_the_site() -> None:

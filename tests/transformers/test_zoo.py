@@ -208,6 +208,9 @@ def test_full_size_of_torchvision(name: str) -> None:
 
     torch.manual_seed(0)
     model = getattr(torchvision.models, name)(weights=None).eval()
+    with torch.no_grad():  # some heads start at zero
+        for parameter in getattr(model, "heads", getattr(model, "head", model)).parameters():
+            parameter.normal_(std=0.02)
     image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     check(Case(model, 281, args=(image,)), rp.AttnLRP())
 

@@ -117,7 +117,7 @@ def explain(
         progress.step("predicting")
         scores = session.logits(subject)
         index = session.choose_target(target, scores, subject.loaded.names)
-    composites = rules.composites(subject.loaded)
+    composites = rules.composites(subject)
     report.say_notes(subject.loaded.notes)
     report.say_top(subject, scores)
     explained = report.explain_all(subject, composites, index)
@@ -162,7 +162,7 @@ def plan(
         progress.step("loading")
         subject = session.prepare(photo, model, weights, size=size)
     report.say_notes(subject.loaded.notes)
-    for _, composite in rules.composites(subject.loaded):
+    for _, composite in rules.composites(subject):
         report.say_plan(subject, composite)
 
 

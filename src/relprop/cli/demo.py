@@ -40,7 +40,7 @@ def run(folder: Path, photos: Sequence[str] = ()) -> None:
         raise InputError(f"the folder {folder} cannot be made: {error.strerror}") from error
     paths = [check_path(folder / f"{Path(photo).stem}.png") for photo in chosen]
 
-    composites = rules.composites(loaded)
+    composites = rules.composites(subjects[0])
     report.say_plan_in_short(subjects[0], composites[0][1])
     written = []
     for photo, subject, path in zip(chosen, subjects, paths, strict=True):

@@ -14,12 +14,25 @@ from torch import Tensor
 from relprop.cli.words import parse_preset, parse_row
 from relprop.composite import Composite
 from relprop.errors import InputError
+from relprop.explain import LRP
 from relprop.explain.choose import choose
 from relprop.models import LoadedModel, find_class, load_model, read_photo
 from relprop.models.photos import Photo
 from relprop.presets import EpsilonGammaBox
 
 DEFAULT_MODEL = "efficientnet-lite0"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network and the photograph to look at.
+
+    The photograph as the network sees it, and the network's input.
+    """
+
+    loaded: LoadedModel
+    view: Photo
+    x: Tensor
 
 
 @dataclass(frozen=True)
@@ -38,21 +51,21 @@ class Rules:
         named = tuple((text, parse_preset(text)) for text in presets)
         return cls(named, tuple(parse_row(text) for text in rows))
 
-    def composites(self, loaded: LoadedModel) -> list[tuple[str, Composite]]:
+    def composites(self, subject: Subject) -> list[tuple[str, Composite]]:
         """The composites with their names.
 
         Without a preset the one that suits the network is taken, as `LRP(model)` does; a z-box without bounds
         gets those of the network's input.
         """
-        presets = self.presets
+        presets, preprocess = self.presets, subject.loaded.preprocess
         if not presets:
-            suited, _ = choose(loaded.model)
+            suited, _ = choose(LRP(subject.loaded.model, Composite()).plan(subject.x))
             presets = ((suited.name.removesuffix("()"), suited),)
         result = []
         for text, preset in presets:
             name = text.strip()
             if name in ("EpsilonGammaBox", "EpsilonGammaBox()"):
-                low, high = _bound(loaded.preprocess.low), _bound(loaded.preprocess.high)
+                low, high = _bound(preprocess.low), _bound(preprocess.high)
                 preset = EpsilonGammaBox(low=low, high=high)
             if self.rows:
                 rows = len(self.rows)
@@ -67,18 +80,6 @@ class Rules:
 def _bound(values: Tensor) -> float | Tensor:
     """One number where all channels have the same, which prints better."""
     return float(values.flatten()[0]) if bool((values == values.flatten()[0]).all()) else values
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A network and the photograph to look at.
-
-    The photograph as the network sees it, and the network's input.
-    """
-
-    loaded: LoadedModel
-    view: Photo
-    x: Tensor
 
 
 def prepare(

@@ -2,7 +2,7 @@
 
 Bottom up: `palette` (colour maps), `scale` (channels reduced, limits, clipping), `heatmap` (arrays of
 colours, with numpy alone), `files` (arrays to files), `figure` (titles and scales, with matplotlib), `signal`
-and `volume` (other than images), `explanation` (which of them suits an explanation).
+and `volume` (other than images), `explanation` (which of them suits an explanation), `page` (HTML).
 
 Everywhere the scale is the same for both signs, zero has its own colour, and what was clipped is said. A map
 in which every value is zero is hatched, never blank. matplotlib and pillow are imported when they are needed.
@@ -18,6 +18,7 @@ from relprop.render.files import save_array as save_array
 from relprop.render.files import save_film as save_film
 from relprop.render.heatmap import heatmap as heatmap
 from relprop.render.heatmap import overlay as overlay
+from relprop.render.page import to_html as to_html
 from relprop.render.palette import NAMES as NAMES
 from relprop.render.palette import Palette as Palette
 from relprop.render.palette import palette as palette

@@ -65,7 +65,7 @@ def picture(
         A matplotlib Figure.
     """
     destination = None if path is None else check_path(path)
-    name, relevance = _choose(getattr(explanation, "relevance", explanation), which)
+    name, relevance = choose_input(getattr(explanation, "relevance", explanation), which)
     kind = kind or _BY_AXES.get(relevance.ndim)
     if kind not in KINDS:
         raise InputError(
@@ -122,7 +122,8 @@ def _in_notebook() -> bool:
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
-def _choose(structure: Any, which: str | None) -> tuple[str, torch.Tensor]:
+def choose_input(structure: Any, which: str | None) -> tuple[str, torch.Tensor]:
+    """Of several explained inputs the one to draw: the one named, or the first that has most axes."""
     if not isinstance(structure, (torch.Tensor, Mapping, list, tuple)):
         structure = torch.as_tensor(structure)
     found = list(tensors(structure))

@@ -45,7 +45,7 @@ format: $(VENV)/.installed-test
 check: lint test
 
 bench: $(VENV)/.installed-test
-	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+	OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "relprop needs Python 3.10 or newer, this is %s; say make PYTHON=python3.12 ..." % sys.version.split()[0])'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -98,14 +98,18 @@ class LRP:
             lenient=unknown == "gradient",
             by_site=audit == "sites",
         )
-        found = self._explain(args, kwargs, request)
+        found = list(self.explain_each(request, args, kwargs))
         return found[0] if targets is None else found
 
-    def _explain(self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> list[Explanation]:
+    def explain_each(self, request: Request, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Explanation]:
+        """The explanations of a request's targets, one after the other as they are made.
+
+        `explain(targets=...)` is the list of them; whoever reduces each at once, or shows how far it is, takes them
+        from here.
+        """
         composite, notes = self._pick(args, kwargs)
         totals = self._count(composite, args, kwargs)
         forward = record(self.model, composite, args, kwargs, request, totals, notes)
-        found = []
         for i, seed in enumerate(forward.seeds):
             result = propagate(forward, seed, request, keep=i + 1 < len(forward.seeds))
             sound = finite(result) and (result.audit.balanced or request.lenient)
@@ -120,8 +124,7 @@ class LRP:
                     f"the books do not balance: {result.audit.unexplained_share:.1e} of the absolute relevance is "
                     f"unexplained.\n{result.audit}"
                 )
-            found.append(result)
-        return found
+            yield result
 
     def _pick(self, args: Any, kwargs: Any) -> tuple[Composite, tuple[str, ...]]:
         """The user's composite, or one chosen by what runs in the model."""

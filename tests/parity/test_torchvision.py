@@ -2,6 +2,9 @@
 
 Where the two differ by design, and what is done about it here:
 - zennit stabilises residual sums and average pools too, this library does not: stabilisers are tiny;
+- zennit merges a batch norm with its eps and leaves an identity that still has it: each divides by sqrt(1 + eps),
+  which adds up to 4e-5 in vgg11_bn and 3e-3 in resnet18. Here the identities' eps is taken away;
+- zennit returns a gradient for guided backpropagation and deconvnet, and so does this library;
 - zennit keeps the positive part of the bias in excitation backprop, the paper and this library leave it out:
   zennit leaves it out on request;
 - zennit's first layer is the first that is registered, ours the first that runs: here it is the same;
@@ -11,6 +14,7 @@ Where the two differ by design, and what is done about it here:
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -59,6 +63,11 @@ COMPOSITES: dict[str, tuple[Callable[[], object], Callable[..., zennit_composite
 }
 
 
+@functools.lru_cache(maxsize=1)  # VGG is large
+def load(name: str) -> nn.Module:
+    return vision_model(name, num_classes=7)
+
+
 def by_zennit(
     model: nn.Module,
     composite: Callable[..., zennit_composites.Composite],
@@ -69,6 +78,9 @@ def by_zennit(
     """What zennit's gradient is, for the output gradient `seed`; the model is left alone."""
     model, x = copy.deepcopy(model), x.clone().requires_grad_()
     with composite(canonizers=[canonizer()]).context(model) as prepared:
+        for module in prepared.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eps = 1e-30
         (found,) = torch.autograd.grad(prepared(x), x, seed)
     return found
 
@@ -77,7 +89,7 @@ def by_zennit(
 @pytest.mark.parametrize("composite", COMPOSITES)
 @pytest.mark.parametrize("name", MODELS)
 def test_composite_equals_zennit(name: str, composite: str) -> None:
-    model, x = vision_model(name, num_classes=7), photograph(64)
+    model, x = load(name), photograph(64)
     ours, theirs = COMPOSITES[composite]
     relevance = torch.randn(1, 7, dtype=torch.float64)
     expected = by_zennit(model, theirs, MODELS[name], x, relevance)
@@ -89,20 +101,20 @@ def test_composite_equals_zennit(name: str, composite: str) -> None:
 @pytest.mark.parametrize("name", ["vgg11", "resnet18"])
 @pytest.mark.parametrize("preset", ["GuidedBackprop", "Deconvnet"])
 def test_gradient_methods_equal_zennit(preset: str, name: str) -> None:
-    """Ours is relevance: the input times the clipped gradient that zennit returns."""
+    """The seed is a gradient: relevance over output."""
     theirs = {"GuidedBackprop": zennit_composites.GuidedBackprop, "Deconvnet": zennit_composites.DeconvNet}[preset]
-    model, x = vision_model(name, num_classes=7), photograph(64)
+    model, x = load(name), photograph(64)
     gradient = torch.randn(1, 7, dtype=torch.float64)
     expected = by_zennit(model, theirs, MODELS[name], x, gradient)
     found = rp.LRP(model, getattr(rp, preset)()).explain(x, target=gradient * model(x).detach())
-    assert_close(found.relevance, x * expected, 1e-8)
+    assert_close(found.relevance, expected, 1e-8)
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", ["vgg11", "resnet18"])
 def test_excitation_backprop_equals_zennit(name: str) -> None:
     """The paper's rule has no bias; zennit leaves it out on request."""
-    model, x = vision_model(name, num_classes=7), photograph(64)
+    model, x = load(name), photograph(64)
     relevance = torch.rand(1, 7, dtype=torch.float64)
 
     def theirs(**k: object) -> zennit_composites.Composite:

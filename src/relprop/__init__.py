@@ -7,6 +7,7 @@ extras        optional packages, imported where they are used
 numerics      stabilisers and signs
 ops           what a torch call is: the table from torch functions to operations
 rules         how relevance passes an operation
+steps         rules of your own, by overriding one step
 site          one executed operation
 selectors     which sites
 composite     selector -> rule, first match wins
@@ -16,6 +17,9 @@ record        seeing a forward
 explain       LRP: record, seed, propagate, balance
 render        pictures of relevance
 models        networks, photographs and class names to try it on
+text          language models: which words made it say that
+adapters      the calls of other systems, carried out by this one
+captum        Captum's calls under a short name
 cli           the relprop command
 """
 
@@ -92,6 +96,18 @@ from relprop.selectors import Last as Last
 from relprop.selectors import Name as Name
 from relprop.selectors import Range as Range
 from relprop.selectors import Type as Type
+from relprop.steps import StepRule as StepRule
 
 register_function = _NODES.register_function
 register_module = _NODES.register_module
+
+_LAZY = ("adapters", "captum", "text")
+
+
+def __getattr__(name: str) -> object:
+    """Modules that import other packages, or are not always wanted: imported when they are first used."""
+    if name in _LAZY:
+        import importlib
+
+        return importlib.import_module(f"relprop.{name}")
+    raise AttributeError(f"module 'relprop' has no attribute {name!r}")

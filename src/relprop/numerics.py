@@ -93,3 +93,19 @@ def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     """`numerator / denominator`, and 0 where the denominator is exactly 0 (an empty sum carries nothing)."""
     empty = denominator == 0
     return torch.where(empty, 0.0, numerator / torch.where(empty, 1.0, denominator))
+
+
+def damped(g: Tensor, z: Tensor, eps: float) -> Tensor:
+    """`g z / (z + eps sign z)`, which is `g - eps g / (|z| + eps)`: the sign cancels, and one block is allocated."""
+    if torch.is_grad_enabled() or g.is_complex() or g.shape != z.shape:
+        return g - eps * g / (z.abs() + eps)
+    den = z.abs().add_(eps)
+    return torch.addcdiv(g, g, den, value=-eps, out=den)
+
+
+def ratio(g: Tensor, z: Tensor, den: Tensor, eps: float) -> Tensor:
+    """`g z / (den + eps sign den)`. `den` becomes the stabilised one where no derivative is wanted."""
+    if torch.is_grad_enabled() or g.shape != z.shape:
+        return g * z / (den + eps * sign(den))
+    den.add_(torch.copysign(den.new_tensor(eps), den))
+    return torch.mul(g, z).div_(den)

@@ -50,13 +50,36 @@ def _gradients(recorder: Recorder, seed: Seed, wanted: Sequence[Tensor], keep: b
     `torch.autograd.grad` would leave it, so the engine is called as that function calls it.
     """
     with torch.inference_mode(False):
-        if not recorder.checkpointed:
+        if not (recorder.checkpointed or recorder.reentrant):
             return torch.autograd.grad(seed.tensor, wanted, seed.g, allow_unused=True, retain_graph=keep)
         engine = torch.autograd.Variable._execution_engine
-        with recorder.scope, recorder.replay():
+        # in this thread, where the recorder is, on every device
+        with torch.autograd.set_multithreading_enabled(False), recorder.scope, recorder.replay():
+            if recorder.reentrant:
+                return _reentrant(recorder, seed, wanted, keep)
             return engine.run_backward(
                 (seed.tensor,), (seed.g,), keep, False, tuple(wanted), allow_unreachable=True, accumulate_grad=False
             )
+
+
+def _reentrant(recorder: Recorder, seed: Seed, wanted: Sequence[Tensor], keep: bool) -> Sequence[Tensor | None]:
+    """A checkpoint with `use_reentrant=True` wants a backward that accumulates: into our own leaves alone, because
+    parameters enter every call as detached aliases."""
+    if any(not t.is_leaf for t in wanted):
+        raise InputError(
+            "layers= cannot look into activation checkpoints with use_reentrant=True: checkpoint with "
+            "use_reentrant=False (transformers: gradient_checkpointing_kwargs={'use_reentrant': False})"
+        )
+    for t in wanted:
+        t.grad = None
+    with recorder.boxes.hooks():  # what is computed again may change its tensors in place, as the forward may
+        torch.autograd.Variable._execution_engine.run_backward(
+            (seed.tensor,), (seed.g,), keep, False, (), allow_unreachable=True, accumulate_grad=True
+        )
+    grads = [t.grad for t in wanted]
+    for t in wanted:
+        t.grad = None
+    return grads
 
 
 def _read(recorder: Recorder, tensor: Tensor, g: Tensor | None) -> Tensor:

@@ -44,6 +44,7 @@ class Fact:
         "power",
         "producer",
         "stem",
+        "step",
         "total",
     )
 
@@ -56,6 +57,7 @@ class Fact:
         self.gate = 0
         self.pad: Callable[[Tensor], Tensor] | None = None
         self.producer: Any = None
+        self.step: Any = None
         self.exponent = False
         self.total: tuple[Any, tuple[int, ...]] | None = None
 

@@ -25,7 +25,7 @@ class LinearMap(Op):
     nonneg         `a` is known to have no negative entry
     pad            `a` is a constant zero pad of another tensor: maps a tensor of `a`'s shape to itself with zeros on
                    the pad, so that rules which give relevance to zeros leave none there
-    sources        number of batch dimensions over which constants of the shape may be shared
+    rectified      `z` is given as max(z, 0): a ReLU is its only reader, and `g` is not masked yet
     """
 
     family = "linear"
@@ -34,6 +34,7 @@ class LinearMap(Op):
     bias: Tensor | None = None
     nonneg: bool = False
     pad: Callable[[Tensor], Tensor] | None = None
+    rectified: bool = False
 
     def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
         raise NotImplementedError
@@ -53,6 +54,23 @@ class LinearMap(Op):
         """`sum(b * s)` over all outputs."""
         return (s * self.shaped_bias(b)).sum()
 
+    def spread(self, s: Tensor, a: Tensor) -> Tensor:
+        """`A(1)^T s`: each output's entry given to every input it is connected to."""
+        return self.transpose(s.to(self.weight.dtype), torch.ones_like(self.weight), a)
+
+    def both(self, s: Tensor, w: Tensor, v: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """`A(w)^T s` and `A(v)^T s`."""
+        return self.transpose(s, w, a), self.transpose(s, v, a)
+
+    def per_input(self, value: Tensor, a: Tensor) -> Tensor | None:
+        """`value`, one number or one for each input channel, in a shape that scales the weight; None if it is
+        neither."""
+        return value.reshape(()) if value.numel() == 1 else None
+
+    def shared(self, s: Tensor, b: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """`sum(b * s)` and `sum(s)` at the price of one pass."""
+        return None if b is None else self.bias_share(s, b), s.sum()
+
     def sample(self, a: Tensor) -> Tensor:
         """One item of `a`'s batch: constants that depend on the shape alone are made for it and broadcast."""
         return a
@@ -60,6 +78,11 @@ class LinearMap(Op):
     def support(self, a: Tensor) -> Tensor:
         """`a` with zeros on the constant pad it came from, if any."""
         return a if self.pad is None else self.pad(a)
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """The shape that a bias must have; () where any that broadcasts will do."""
+        return ()
 
     def scaled(self, scale: Tensor, shift: Tensor) -> LinearMap | None:
         """This map followed by `scale * z + shift` per output channel, or None where that is no such map."""
@@ -92,6 +115,10 @@ class Dense(LinearMap):
 
     def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
         return F.linear(a, w, b)
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        return (self.weight.shape[0],) if self.weight.ndim == 2 else ()
 
     def transpose(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
         return s.matmul(w) if w.ndim == 2 else s.unsqueeze(-1) * w
@@ -140,6 +167,10 @@ class Conv(LinearMap):
         return self.geometry[3]
 
     @property
+    def outputs(self) -> tuple[int, ...]:
+        return (self.weight.shape[1] * self.groups if self.transposed else self.weight.shape[0],)
+
+    @property
     def rank(self) -> int:
         return self.weight.ndim - 2
 
@@ -164,6 +195,30 @@ class Conv(LinearMap):
         s = self._batched(s)
         return s.sum([0, *range(2, s.ndim)]).mul(b).sum()
 
+    def shared(self, s: Tensor, b: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        s = self._batched(s)
+        c = s.sum([0, *range(2, s.ndim)])
+        return None if b is None else (c * b).sum(), c.sum()
+
+    def per_input(self, value: Tensor, a: Tensor) -> Tensor | None:
+        if value.numel() == 1:
+            return value.reshape(())
+        channels = self.weight.shape[0 if self.transposed else 1]
+        plain = self.groups == 1 and value.numel() == channels
+        if not plain or tuple(value.shape[-1 - self.rank :]) != (channels, *(1,) * self.rank):
+            return None
+        return value.reshape(-1, 1, *(1,) * self.rank) if self.transposed else value.reshape(1, -1, *(1,) * self.rank)
+
+    def spread(self, s: Tensor, a: Tensor) -> Tensor:
+        """All channels of a group are alike, so one stands for them."""
+        if self.transposed or self.groups != 1:
+            return super().spread(s, a)
+        single = a.ndim != self.weight.ndim
+        s, full = self._batched(s).sum(1, keepdim=True), self._batched(a)
+        one = torch.ones_like(self.weight[:1, :1])
+        r = self.transpose(s.to(one.dtype), one, full[:, :1]).expand_as(full)
+        return r.squeeze(0) if single else r
+
     def sample(self, a: Tensor) -> Tensor:
         return a[:1] if a.ndim == self.weight.ndim else a
 
@@ -180,19 +235,23 @@ class Conv(LinearMap):
     def channels(self, z: Tensor) -> int | None:
         return z.ndim - 1 - self.rank
 
-    def fan_in(self, a: Tensor) -> Tensor:
-        """All channels of a group are alike: count with one output channel a group."""
-        one = torch.ones_like(self.sample(a))
-        if self.transposed:
-            w = torch.ones_like(self.weight[:, :1])
-            count = self.apply_grouped(self.support(one), w)
-            return count.repeat_interleave(self.weight.shape[1], self.channels(count) or 0)
-        w = torch.ones_like(self.weight[: self.groups])
-        count = self.apply_grouped(self.support(one), w)
-        return count.repeat_interleave(self.weight.shape[0] // self.groups, self.channels(count) or 0)
+    def both(self, s: Tensor, w: Tensor, v: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """`A(w)^T s` and `A(v)^T s` at once, where the inputs are few (an entry's colours)."""
+        if self.transposed or self.groups != 1 or a.ndim != self.weight.ndim:
+            return super().both(s, w, v, a)
+        n = w.shape[1]
+        r = self.transpose(s, torch.cat([w, v], 1), torch.cat([a[:, :n], a[:, :n]], 1))
+        return r[:, :n], r[:, n:]
 
-    def apply_grouped(self, a: Tensor, w: Tensor) -> Tensor:
-        return self.apply(a, w)
+    def fan_in(self, a: Tensor) -> Tensor:
+        """All channels are alike: count the taps of one and multiply."""
+        one = self._batched(self.support(torch.ones_like(self.sample(a))))[:, :1]
+        kernel = torch.ones_like(self.weight[:1, :1])
+        geometry = (*self.geometry[:5], 1)
+        taps = torch.convolution(one, kernel, None, *geometry)
+        inputs = self.weight.shape[0] // self.groups if self.transposed else self.weight.shape[1]
+        count = taps * inputs
+        return count if a.ndim == self.weight.ndim else count.squeeze(0)
 
 
 class Matmul(LinearMap):

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointFunction
+
+from relprop.record.nodes import NODES
 
 MARK = "relprop"
 
@@ -46,8 +49,6 @@ def bare(name: str) -> str:
 
 def walk(outputs: Iterable[Tensor]) -> tuple[list[Unknown], int]:
     """The nodes without a rule, and how many nodes there are in all."""
-    from relprop.record.nodes import NODES
-
     stack = [t.grad_fn for t in outputs if t.grad_fn is not None]
     seen: set[Any] = set()
     unknown: list[Unknown] = []
@@ -62,7 +63,9 @@ def walk(outputs: Iterable[Tensor]) -> tuple[list[Unknown], int]:
                 name = node.name()
                 base = bare(name)
                 if name not in ("torch::autograd::AccumulateGrad", "AccumulateGrad") and base not in FREE:
-                    if NODES.known(node):
+                    if getattr(type(node), "_forward_cls", None) is CheckpointFunction:
+                        metadata[MARK] = True  # what it computes again is looked at then
+                    elif NODES.known(node):
                         NODES.redirect(node)
                         metadata[MARK] = True
                     else:

@@ -21,13 +21,15 @@ class _Ref(weakref.ref):  # type: ignore[type-arg]
 
 
 class _Known:
-    __slots__ = ("fact", "ref", "seen", "source", "version")
+    __slots__ = ("fact", "reads", "ref", "seen", "source", "undo", "version")
 
     def __init__(self, tensor: Tensor, gone: Callable[[Any], None]) -> None:
         self.ref = _Ref(tensor, gone)
         self.ref.place = id(tensor)
         self.version = tensor._version
         self.fact: Fact | None = None
+        self.reads = 0
+        self.undo: Callable[[], None] | None = None
         self.seen = _NONE
         self.source: str | None = None
 
@@ -70,6 +72,23 @@ class Facts:
         if fact is not None and any(link.tensor is tensor for link in fact.stem):
             fact.stem, fact.chained = (), False  # changed in place: what it stems from is no more
         known.fact, known.version = fact, tensor._version
+
+    def read(self, tensor: Tensor) -> None:
+        """A call reads the tensor."""
+        known = self._known.get(id(tensor))
+        if known is not None and known.ref() is tensor:
+            known.reads += 1
+            if known.undo is not None:
+                known.undo()
+                known.undo = None
+
+    def on_next_read(self, tensor: Tensor, undo: Callable[[], None]) -> None:
+        """What holds only as long as nobody else reads the tensor."""
+        self._make(tensor).undo = undo
+
+    def reads(self, tensor: Tensor) -> int:
+        known = self._find(tensor)
+        return known.reads if known is not None else 0
 
     def seen(self, tensor: Tensor) -> frozenset[int]:
         """The entries that lie between the input and this tensor."""

@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointFunction
 
 from relprop.composite import Composite, Decision
-from relprop.errors import ModelStateError
+from relprop.errors import ModelStateError, RegistryError
 from relprop.numerics import dot
 from relprop.ops import TABLE, Expansion, Fact, LinearMap, Native, Op
 from relprop.ops.attention import Attention, Share
-from relprop.ops.elementwise import Elementwise, Sum
+from relprop.ops.elementwise import Elementwise, Rectify, Sum
+from relprop.ops.structure import SAME
 from relprop.record.books import Ledger
 from relprop.record.call import SeenCall
 from relprop.record.coverage import MARK
@@ -60,6 +62,28 @@ class Producer:
         return self._operand if self._operand._version == self._version else None
 
 
+class _Output(Identity):
+    """For operations that need their output alone."""
+
+    def keeps(self, op: Any) -> tuple[bool, bool]:
+        return False, True
+
+
+_OUTPUT_ALONE = _Output()
+
+
+def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The bound method without a hold on its object, which outlives whoever calls."""
+    reference = weakref.WeakMethod(method)
+
+    def call(*args: Any) -> Any:
+        target = reference()
+        assert target is not None, "the recorder lives as long as its forward and backward"
+        return target(*args)
+
+    return call
+
+
 class Recorder(TorchFunctionMode):
     """One forward of one model under one composite.
 
@@ -81,7 +105,9 @@ class Recorder(TorchFunctionMode):
         self.carry = carry or composite.carries()
         self.positions = Positions(composite.selectors, totals)
         self.layers = tuple(layers)
-        self.scope = ModuleScope(model, self._tap if self.layers else None)
+        # the graph and the scope must not keep the recorder: through autograd's nodes no cycle is ever collected
+        self._books: Callable[[], Ledger] = _weakly(self._open_ledger)
+        self.scope = ModuleScope(model, _weakly(self._tap) if self.layers else None, _weakly(self._whole))
         self.facts = Facts()
         self.boxes = Boxes()
         self.ledger = Ledger()
@@ -94,8 +120,10 @@ class Recorder(TorchFunctionMode):
         self._aliases: dict[int, tuple[Tensor, Tensor]] = {}
         self._calls: dict[tuple[tuple[str, ...], str], int] = {}
         self._sources = False
+        self.dtypes: set[torch.dtype] = set()
         self.replaying = False
         self.checkpointed = False
+        self.reentrant = False
         self._memory: dict[tuple[tuple[str, ...], str, int], tuple[Site, Decision, bool]] = {}
         self._all_entries = frozenset(hash(e) for e in self.positions.entries)
 
@@ -117,6 +145,8 @@ class Recorder(TorchFunctionMode):
     # -- the mode ------------------------------------------------------------------------------------------------
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.scope.inside is not None:
+            return func(*args, **(kwargs or {}))
         entry = TABLE.get(func)
         if entry is None and getattr(func, "__name__", "") == "__get__" and func is not _DATA:
             return func(*args)
@@ -126,6 +156,11 @@ class Recorder(TorchFunctionMode):
                 return self._constant_call(func, args, kwargs)
             return func(*args, **kwargs)
         if not torch.is_grad_enabled():
+            if not self.replaying and _in_reentrant_checkpoint():
+                # seen now for the plan alone: the Function that runs it drops this graph and computes it again
+                self.reentrant = True
+                with torch.enable_grad():
+                    return self.__torch_function__(func, types, args, kwargs)
             result = func(*args, **kwargs)
             self._note_cut(func, result)
             return result
@@ -161,11 +196,12 @@ class Recorder(TorchFunctionMode):
         for i, value in enumerate(args):
             if isinstance(value, torch.Tensor):
                 if value.requires_grad:
-                    if value.is_leaf:
+                    if value.is_leaf and not self._computed_again_from(value):
                         changed = list(args) if changed is None else changed
                         changed[i] = self._alias(value)
                     else:
                         depends = True
+                        self.facts.read(value)
             elif isinstance(value, (list, tuple)) and value and not isinstance(value[0], (int, float)):
                 inner, _, nested = self._enter(value, {})
                 depends |= nested
@@ -175,7 +211,7 @@ class Recorder(TorchFunctionMode):
         for key, value in kwargs.items():
             if isinstance(value, torch.Tensor):
                 if value.requires_grad:
-                    if value.is_leaf:
+                    if value.is_leaf and not self._computed_again_from(value):
                         kwargs = {**kwargs, key: self._alias(value)}
                     else:
                         depends = True
@@ -187,6 +223,12 @@ class Recorder(TorchFunctionMode):
         if changed is not None:
             args = type(args)(changed) if type(args) in (list, tuple) else tuple(changed)
         return args, kwargs, depends
+
+    def _computed_again_from(self, leaf: Tensor) -> bool:
+        """A checkpoint with `use_reentrant=True` starts again from leaves of its own."""
+        return (
+            self.replaying and self.reentrant and not isinstance(leaf, nn.Parameter) and id(leaf) not in self._aliases
+        )
 
     def _alias(self, parameter: Tensor) -> Tensor:
         known = self._aliases.get(id(parameter))
@@ -200,8 +242,10 @@ class Recorder(TorchFunctionMode):
         """Nothing depends on the input yet: follow token ids to the embedding that makes a leaf of them."""
         result = func(*args, **kwargs)
         if getattr(func, "__name__", "") in ("embedding", "embedding_bag") and isinstance(result, torch.Tensor):
-            if torch.is_grad_enabled() and result.is_floating_point():
-                return self._embedded(args, kwargs, result)
+            seen = torch.is_grad_enabled() or (not self.replaying and _in_reentrant_checkpoint())
+            if seen and result.is_floating_point():
+                with torch.enable_grad():
+                    return self._embedded(args, kwargs, result)
             return result
         sources = [s for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and (s := self.facts.source(a))]
         if sources:
@@ -211,24 +255,29 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _embedded(self, args: Any, kwargs: dict[str, Any], result: Tensor) -> Tensor:
-        if self.replaying:
-            return result.detach().requires_grad_().clone()
         ids = args[0] if args else kwargs["input"]
         path = self.scope.paths[0] or "embedding"
         leaf = result.detach().requires_grad_()
+        if self.replaying:
+            first = next((x for x in self.leaves if x.name == path and x.ids is not None and _same(x.ids, ids)), None)
+            if self.reentrant and first is not None:
+                leaf.register_hook(partial(_accumulate, first.tensor))
+            return leaf.clone()
         source = self.facts.source(ids)
         self.leaves.append(Leaf(path, leaf, source, ids.detach()))
         return leaf.clone()
 
     def _note_cut(self, func: Any, result: Any) -> None:
         """The gradient ends here: noted, unless nothing of value was cut or a custom Function is running."""
-        if not any(t.is_floating_point() for t in tensors(result)):
+        if self.replaying or not any(t.is_floating_point() for t in tensors(result)):
             return
         frame: Any = sys._getframe(1)
-        for _ in range(12):
+        for depth in range(12):
             frame = frame.f_back
             if frame is None:
                 break
+            if depth < 3 and frame.f_code.co_filename == _REENTRANT.co_filename:
+                return  # activation checkpointing at its own work
             if "ctx" in frame.f_locals and frame.f_code.co_name == "forward":
                 return
         cut = (self.scope.paths[0], getattr(func, "__name__", str(func)))
@@ -267,6 +316,8 @@ class Recorder(TorchFunctionMode):
         if native.form != "move" and self._carrying(seen):
             return self._native_carrying(call, native, run, seen)
         result = run()
+        if call.name in SAME and isinstance(result, Tensor):
+            self.dtypes.add(result.dtype)
         self._mark(result, call, native.share)
         self._note(result, native.fact, seen)
         return result
@@ -319,6 +370,8 @@ class Recorder(TorchFunctionMode):
             self._note(result, op.fact, seen)
             return result
         before = rule.native(op) if op.family != "fixed" else None
+        if before is as_is and call.name == "relu" and (step := self._only_reader(operands[0])) is not None:
+            return self._rectify(step, op, site, operands[0], run, seen)
         if before is not None:
             result = run()
             entry = "bias" if isinstance(op, LinearMap) else "constants"
@@ -332,6 +385,7 @@ class Recorder(TorchFunctionMode):
             op.fact = op.fact or Fact()
             if isinstance(result, Tensor):
                 op.fact.producer = Producer(op, site, decision, operands[0]) if merged is None else None
+                op.fact.step = visit if before is None and rule.rectifies and not op.carrying else None
         self._note(result, op.fact, seen)
         op.fact = None  # it lives as long as the result, not as long as the graph
         if merged is not None and merged.capture is not None:
@@ -381,8 +435,31 @@ class Recorder(TorchFunctionMode):
                 f"the attention kernel at {site.label} returned no gradient: choose another by torch.nn.attention."
             )
         inner = SeenCall(self, call.func, call.name, tuple(changed.values()), {})
-        self._mark(result, inner)
+        if scores and ("v" not in op.roles or not shares.get("v")):  # then no operand's share accounts for the output
+            value = result.detach()
+            self._mark(result, inner, lambda g: dot(value, g), entry="excess")
+        else:
+            self._mark(result, inner)
         return result
+
+    def _whole(self, module: nn.Module, treat: str, args: tuple[Any, ...], output: Any) -> Any:
+        """A module that is registered as one operation."""
+        moving = [t for t in tensors(args) if t.requires_grad]
+        if not moving:
+            return output
+        name = type(module).__name__
+        call = SeenCall(self, module, name, args, {})
+        if treat == "gradient":
+            self._mark(output, call)
+            return output
+        if not (isinstance(output, Tensor) and output.shape == moving[0].shape):
+            raise RegistryError(
+                f"{name} ({self.scope.paths[0]!r}) is registered as an elementwise function, but its output has not the "
+                f'shape {tuple(moving[0].shape)} of its input: register it with treat="gradient", or not at all'
+            )
+        op = Elementwise(name)
+        op.operands, op.run = (moving[0],), output.detach().clone
+        return self._visit(call, op)
 
     def _inplace(self, call: SeenCall, entry: Any) -> Any:
         """In-place calls keep their meaning: computed as any other, then written into the target."""
@@ -396,7 +473,9 @@ class Recorder(TorchFunctionMode):
         func = _out_of_place(call.func)
         outer = SeenCall(self, func, entry.name, args, kwargs)
         parsed = entry.parse(outer)
-        if self._runs_natively(parsed):
+        if self._runs_natively(parsed, outer):
+            if entry.name == "relu" and self._absorb(target, parsed, call):
+                return target
             self.boxes.before_write(target)
             fresh = SeenCall(self, call.func, entry.name, call.args, call.kwargs)
             if isinstance(parsed, Op):
@@ -407,11 +486,52 @@ class Recorder(TorchFunctionMode):
         result = self._carry_out(outer, parsed)
         return self._write(target, result)
 
-    def _runs_natively(self, parsed: Op | Native | Expansion) -> bool:
+    def _absorb(self, target: Tensor, parsed: Any, call: SeenCall) -> bool:
+        """A ReLU that is the only reader of a linear map's output becomes part of that map's site.
+
+        The ReLU's result stands for the output: `g z` is the same where g is masked, and zero where it is not. So
+        neither the output nor a mask is kept, and the ReLU has no node of its own.
+        """
+        step = self._only_reader(target)
+        if step is None:
+            return False
+        self._decide(parsed, call.name, self._seen((target,), {}))
+        with torch.no_grad():
+            call.run()
+        step.op.rectified = True
+        self.facts.put(target, parsed.fact)
+        return True
+
+    def _rectify(
+        self, step: Visit, op: Op, site: Site, operand: Tensor, run: Callable[[], Any], seen: frozenset[int]
+    ) -> Tensor:
+        """The same out of place: undone should something else read the map's output after all."""
+        rectify = Rectify()
+        result = Step.apply(Visit(rectify, _OUTPUT_ALONE, site, self._books), run, operand)
+        step.op.rectified = True
+        put_back = self.boxes.stand_in(operand, result)
+
+        def undo() -> None:
+            put_back()
+            step.op.rectified = rectify.alone = False
+
+        self.facts.on_next_read(operand, undo)
+        self._note(result, op.fact, seen)
+        return result
+
+    def _only_reader(self, tensor: Tensor) -> Visit | None:
+        """The linear map's step that made the tensor, if the running call is the first to read it."""
+        fact = self.facts.get(tensor)
+        step = fact.step if fact is not None else None
+        return step if step is not None and self.facts.reads(tensor) == 1 and tensor._base is None else None
+
+    def _runs_natively(self, parsed: Op | Native | Expansion, call: SeenCall) -> bool:
         """A call that torch itself may carry out in place: an activation of degree one, a signed sum, a factor."""
+        if self._carrying(self._seen(call.args, call.kwargs)):
+            return False
         if isinstance(parsed, Native):
-            return parsed.run is None and self.carry == "nowhere"
-        if isinstance(parsed, (Elementwise, Sum)) and self.carry == "nowhere":
+            return parsed.run is None
+        if isinstance(parsed, (Elementwise, Sum)):
             if isinstance(parsed, Elementwise) and not parsed.degree_one:
                 return False
             site = self._site(parsed.kind, getattr(parsed, "name", "add"), parsed.family, count=False)
@@ -472,7 +592,7 @@ class Recorder(TorchFunctionMode):
         module = self.scope.module
         return Site(paths, type(module) if module else None, kind, name, family, len(self.sites), call)
 
-    def _books(self) -> Ledger:
+    def _open_ledger(self) -> Ledger:
         return self.ledger
 
     def _seen(self, args: Any, kwargs: Any) -> frozenset[int]:
@@ -558,6 +678,9 @@ class Recorder(TorchFunctionMode):
         if onward.grad_fn is not None:
             onward.grad_fn.metadata[MARK] = True
         self.facts.move(output, onward)
+        fact = self.facts.get(onward)
+        if fact is not None:
+            fact.step = None  # the tensor that was captured has to stay as it is
         group.append(output)
         return onward
 
@@ -589,6 +712,25 @@ def tensors(value: Any) -> Iterator[Tensor]:
             yield from tensors(item)
 
 
+def _same(x: Tensor, y: Tensor) -> bool:
+    return x.shape == y.shape and torch.equal(x, y)
+
+
+def _accumulate(leaf: Tensor, g: Tensor) -> None:
+    """What reaches an embedding that was computed again belongs to the first one."""
+    leaf.grad = g if leaf.grad is None else leaf.grad + g
+
+
+def _in_reentrant_checkpoint() -> bool:
+    """Whether the running code was called by a checkpoint with `use_reentrant=True`."""
+    frame: Any = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code is _REENTRANT:
+            return True
+        frame = frame.f_back
+    return False
+
+
 def _out_of_place(func: Any) -> Any:
     """`Tensor.sigmoid_` -> `Tensor.sigmoid`; a function with `inplace=` is itself."""
     name = getattr(func, "__name__", "")
@@ -602,6 +744,7 @@ def _out_of_place(func: Any) -> Any:
     return func
 
 
+_REENTRANT = CheckpointFunction.forward.__code__
 _DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 _DETACHES = frozenset({torch.Tensor.detach, torch.detach, torch.Tensor.detach_, torch.detach_, _DATA})
 _INPLACE_LAST = frozenset(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,6 +53,24 @@ class Boxes:
                 box = reference()
                 if box is not None:
                     box.value = box.value.clone()
+
+    def stand_in(self, old: Tensor, new: Tensor) -> Callable[[], None]:
+        """What is kept of `old` is from now on read from `new`. Returns what takes that back while `old` lives."""
+        boxes = [b for r in self._by_storage.pop(old.untyped_storage()._cdata, ()) if (b := r()) is not None]
+        place = self._by_storage[new.untyped_storage()._cdata]
+        for box in boxes:
+            box.value = new.detach()
+            place.append(weakref.ref(box))
+        held, kept = weakref.ref(old), [weakref.ref(b) for b in boxes]
+
+        def undo() -> None:
+            tensor = held()
+            for box in (b for r in kept if (b := r()) is not None):
+                assert tensor is not None, "whoever reads a tensor holds it"
+                box.value = tensor.detach()
+                self._by_storage[tensor.untyped_storage()._cdata].append(weakref.ref(box))
+
+        return undo
 
 
 def _unpack(box: Box) -> Tensor:

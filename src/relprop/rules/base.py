@@ -31,10 +31,13 @@ class Rule:
 
     home         the families that the rule is given to by a selector that names no kind
     gives_zeros  whether it gives relevance to entries that are zero
+    rectifies    for linear maps: whether the rule reads `z` only as `g * z`, so that where a ReLU is the map's only
+                 reader, the ReLU's output may stand for `z` (and masks `g` by itself)
     """
 
     home: ClassVar[tuple[str, ...]] = ()
     gives_zeros: ClassVar[bool] = False
+    rectifies: ClassVar[bool] = False
 
     def serves(self, family: str) -> bool:
         return family == "fixed" or callable(getattr(self, family, None))

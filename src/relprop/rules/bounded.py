@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from relprop.errors import RuleError
-from relprop.numerics import Epsilons, dot, negative, nonzero, positive, stabiliser
+from relprop.numerics import Epsilons, dot, negative, nonzero, positive, ratio, stabiliser
 from relprop.ops.base import Books
 from relprop.ops.linear import LinearMap
 from relprop.rules.linear import Bias, LinearRule, spread, transpose
@@ -65,8 +65,7 @@ class ZBox(LinearRule):
     def gives_zeros(self) -> bool:  # type: ignore[override]
         return True
 
-    def _bound(self, op: LinearMap, bound: float | Tensor, a: Tensor, like: Tensor) -> Tensor:
-        value = torch.as_tensor(bound, dtype=a.dtype, device=a.device)
+    def _bound(self, op: LinearMap, value: Tensor, a: Tensor, like: Tensor) -> Tensor:
         try:
             return op.support(value.expand(like.shape).contiguous())
         except RuntimeError:
@@ -76,17 +75,35 @@ class ZBox(LinearRule):
 
     def pull(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
         up, down = positive(op.weight), negative(op.weight)
-        shared = all(not isinstance(v, Tensor) or v.ndim < a.ndim or v.shape[0] == 1 for v in (self.low, self.high))
-        like = op.sample(a) if shared else a
-        low, high = (self._bound(op, v, a, like) for v in (self.low, self.high))
-        z0 = z if op.bias is None else z - op.shaped_bias(op.bias)
-        den = z0 - op.apply(low, up) - op.apply(high, down)
-        stable = stabiliser(self.epsilon)(den)
-        s = self._relevance(op, z, g) / stable
-        r_up, r_down = transpose(op, s, up, a), transpose(op, s, down, a)
-        books.add("epsilon", dot(s, stable - den))
-        relevance = op.support((a - low) * r_up + (a - high) * r_down)
-        return relevance / nonzero(a)
+        bounds = [torch.as_tensor(v, dtype=a.dtype, device=a.device) for v in (self.low, self.high)]
+        scales = [op.per_input(v, a) for v in bounds]
+        if scales[0] is not None and scales[1] is not None:  # the bounds scale the weights
+            box = scales[0] * up + scales[1] * down
+            corner = op.apply(op.support(torch.ones_like(op.sample(a))), box, op.bias)
+            eps = self.quick(op)
+            if eps is not None:
+                stable = z - corner
+                s = ratio(g, z, stable, eps)
+                # the stabiliser's part of the denominator, by its sign
+                books.add("epsilon", eps * dot(s, torch.copysign(stable.new_ones(()), stable)))
+            else:
+                den = z - corner
+                stable = stabiliser(self.epsilon)(den)
+                s = self._relevance(op, z, g) / stable
+                books.add("epsilon", dot(s, stable - den))
+            r, r_box = op.both(s.to(box.dtype), op.weight, box, a)
+            relevance = a * r - r_box
+        else:
+            z0 = z if op.bias is None else z - op.shaped_bias(op.bias)
+            shared = all(v.ndim < a.ndim or v.shape[0] == 1 for v in bounds)
+            like = op.sample(a) if shared else a
+            low, high = (self._bound(op, v, a, like) for v in bounds)
+            den = z0 - op.apply(low, up) - op.apply(high, down)
+            stable = stabiliser(self.epsilon)(den)
+            s = self._relevance(op, z, g) / stable
+            relevance = (a - low) * transpose(op, s, up, a) + (a - high) * transpose(op, s, down, a)
+            books.add("epsilon", dot(s, stable - den))
+        return op.support(relevance) / nonzero(a)
 
 
 @dataclass(frozen=True)

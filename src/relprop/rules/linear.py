@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from relprop.errors import RuleError
-from relprop.numerics import Epsilons, dot, negative, nonzero, positive, sign, stabiliser
+from relprop.numerics import Epsilons, damped, dot, negative, nonzero, positive, sign, stabiliser
 from relprop.ops.base import Books
 from relprop.ops.linear import LinearMap
 from relprop.rules.base import Rule, as_is
@@ -35,6 +35,7 @@ class LinearRule(Rule):
     epsilon: Epsilons = 1e-6
     bias: Bias = "absorb"
     home: ClassVar[tuple[str, ...]] = ("linear",)
+    rectifies: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.bias not in ("absorb", "zero", "distribute"):
@@ -52,6 +53,13 @@ class LinearRule(Rule):
 
     def pull(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
         raise NotImplementedError
+
+    def quick(self, op: LinearMap) -> float | None:
+        """The stabiliser, where the short form of a rule serves: a positive number, the bias absorbed, no relevance
+        on zeros, and no derivative of the relevance wanted."""
+        eps = self.epsilon
+        plain = not callable(eps) and eps > 0 and self.bias == "absorb"
+        return float(eps) if plain and not op.carrying and not torch.is_grad_enabled() else None
 
     # -- the steps that rules share ------------------------------------------------------------------------------
 
@@ -92,7 +100,7 @@ class LinearRule(Rule):
 
 def spread(op: LinearMap, share: Tensor, a: Tensor) -> Tensor:
     """Each output's share given to every connected real input: `A(1)^T share`."""
-    return op.support(op.transpose(share.to(op.weight.dtype), torch.ones_like(op.weight), a))
+    return op.support(op.spread(share, a))
 
 
 def transpose(op: LinearMap, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
@@ -116,6 +124,9 @@ class Epsilon(LinearRule):
         return True, True
 
     def pull(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
+        eps = self.quick(op)
+        if eps is not None:
+            return self._damped(op, a, z, g, eps, books)
         bias = self._bias(op)
         den = z if bias is op.bias or op.bias is None else z - op.shaped_bias(op.bias)
         if not callable(self.epsilon) and self.epsilon == 0:
@@ -124,6 +135,15 @@ class Epsilon(LinearRule):
             stable = stabiliser(self.epsilon)(den)
         s = self._relevance(op, z, g) / stable
         return self._settle(op, a, transpose(op, s, op.weight, a), s, den, stable, bias, books)
+
+    def _damped(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, eps: float, books: Books) -> Tensor:
+        """The short form: one pass over the output, and one for the books."""
+        s = damped(g, z, eps)
+        bias, total = op.shared(s, op.bias)
+        if bias is not None:
+            books.add("bias", bias)
+        books.add("epsilon", eps * total if op.rectified else dot(z, g) - dot(z, s))
+        return transpose(op, s, op.weight, a)
 
 
 @dataclass(frozen=True)
@@ -176,6 +196,9 @@ class Gamma(LinearRule):
     def pull(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
         if self.variant == "standard":
             return self._standard(op, a, z, g, books)
+        eps = self.quick(op)
+        if eps is not None and op.nonneg and op.rectified:
+            return self._one_map(op, a, z, g, eps, books)
         gamma, bias = self.gamma, self._bias(op)
         absolute = op.weight.abs()
         z0 = z if op.bias is None else z - op.shaped_bias(op.bias)
@@ -198,6 +221,12 @@ class Gamma(LinearRule):
         if bias is None:
             return self._settle(op, a, r, s, den, stable, None, books)
         return self._settle_shaped(op, a, r, s, den, stable, modified, books)
+
+    def _one_map(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, eps: float, books: Books) -> Tensor:
+        """Where inputs are not negative and positive outputs alone carry relevance, the rule is one linear map."""
+        w = op.weight + self.gamma * positive(op.weight)
+        b = None if op.bias is None else op.bias + self.gamma * positive(op.bias)
+        return _through(op, a, z, g, w, b, eps, books)
 
     def _settle_shaped(
         self,
@@ -230,6 +259,28 @@ class Gamma(LinearRule):
         return self._settle(op, a, transpose(op, s, w, a), s, den, stable, b, books)
 
 
+def _positive(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else positive(bias)
+
+
+def _stabilised_bias(op: LinearMap, bias: Tensor | None, eps: float) -> Tensor:
+    """A bias that adds the stabiliser to a sum that is not negative, at no further pass."""
+    return op.weight.new_full(op.outputs, eps) if bias is None else bias + eps
+
+
+def _through(
+    op: LinearMap, a: Tensor, z: Tensor, g: Tensor, w: Tensor, b: Tensor | None, eps: float, books: Books
+) -> Tensor:
+    """Proportional to the contributions of the map `(w, b)`, whose outputs are not negative where relevance is."""
+    den = op.apply(a, w, _stabilised_bias(op, b, eps)).to(z.dtype)
+    s = torch.mul(g, z).div_(den)
+    share, total = op.shared(s, b)
+    if share is not None:
+        books.add("bias", share)
+    books.add("epsilon", eps * total)
+    return transpose(op, s, w, a)
+
+
 @dataclass(frozen=True)
 class AlphaBeta(LinearRule):
     r"""LRP-alpha-beta: positive and negative contributions apart, alpha - beta = 1.
@@ -259,11 +310,33 @@ class AlphaBeta(LinearRule):
             raise RuleError(f"alpha - beta must be 1, got {self.alpha} - {self.beta} = {self.alpha - self.beta}")
 
     def pull(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
+        eps = self.quick(op)
+        if eps is not None and op.nonneg:
+            if not self.beta:
+                return _through(op, a, z, g, positive(op.weight), _positive(op.bias), eps, books)
+            if op.rectified:
+                return self._both(op, a, z, g, eps, books)
         relevance = self._relevance(op, z, g)
         r = self._branch(op, a, self.alpha * relevance, positive, books)
         if self.beta:
             r = r + self._branch(op, a, -self.beta * relevance, negative, books)
         return r
+
+    def _both(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, eps: float, books: Books) -> Tensor:
+        """Both branches from one extra forward: where z > 0 alone carries relevance, z- is z less z+."""
+        w_up, w_down = positive(op.weight), negative(op.weight)
+        up = op.apply(a, w_up, _stabilised_bias(op, _positive(op.bias), eps)).to(z.dtype)
+        # |z-| + eps; a few units of rounding more keep what has no negative contribution from dividing by noise
+        down = torch.sub(up, z, alpha=1.0).add_(up, alpha=16 * torch.finfo(z.dtype).eps)
+        relevance = g * z
+        s_up = torch.div(relevance, up, out=up).mul_(self.alpha)
+        s_down = relevance.div_(down).mul_(-self.beta)
+        for s, b in ((s_up, _positive(op.bias)), (s_down, None if op.bias is None else -negative(op.bias))):
+            share, total = op.shared(s, b)
+            if share is not None:
+                books.add("bias", share)
+            books.add("excess", eps * total)
+        return transpose(op, s_up, w_up, a).sub_(transpose(op, s_down, w_down, a))
 
     def _branch(
         self, op: LinearMap, a: Tensor, relevance: Tensor, part: Callable[[Tensor], Tensor], books: Books

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import presets
+from relprop.models.sources import import_torchvision
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,6 @@ def vision(
     targets: int | None = None,
 ) -> Problem:
     """A torchvision model on a batch of pictures."""
-    from relprop.models.sources import import_torchvision
-
     import_torchvision()
     from torchvision import models
 
@@ -125,6 +124,7 @@ class NextToken(nn.Module):
 
 def llama(dtype: torch.dtype, device: torch.device, *, tokens: int, shape: Mapping[str, int]) -> Problem:
     """A stock Llama of a given shape on random embeddings."""
+    import_torchvision()  # transformers imports it where it is installed
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)

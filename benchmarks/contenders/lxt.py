@@ -11,17 +11,16 @@ from benchmarks import presets
 from benchmarks.cases import NextToken, Problem
 from benchmarks.contenders import gradient
 from benchmarks.contenders.base import Call, Contender, NotOffered
+from relprop.models.sources import import_torchvision
 
 
 def prepare(problem: Problem, preset: str) -> Call:
+    import_torchvision()  # lxt imports it at once
     if isinstance(problem.model, NextToken):
         from transformers.models.llama import modeling_llama as family
 
         offered = {presets.ATTENTION, presets.ATTENTION_GAMMA}
     elif type(problem.model).__name__ == "VisionTransformer":
-        from relprop.models.sources import import_torchvision
-
-        import_torchvision()
         from torchvision.models import vision_transformer as family
 
         offered = {presets.VALUES_ONLY}

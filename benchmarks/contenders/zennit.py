@@ -12,11 +12,10 @@ from torch import Tensor
 from benchmarks import presets
 from benchmarks.cases import Problem
 from benchmarks.contenders.base import Call, Contender, NotOffered
+from relprop.models.sources import import_torchvision
 
 
 def prepare(problem: Problem, preset: str) -> Call:
-    from relprop.models.sources import import_torchvision
-
     import_torchvision()  # zennit imports it at once
     from zennit.attribution import Gradient
 

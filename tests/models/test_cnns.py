@@ -82,21 +82,52 @@ def test_preset_explains(name: str, preset: str) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def load_without_additive_terms(name: str) -> nn.Module:
-    return zero_additive_terms(
-        hf_resnet() if name == "hf_resnet" else vision_model(name, num_classes=7, **MODELS[name])
-    )
+def load_without_additive_terms(name: str, positive: bool = False) -> nn.Module:
+    model = hf_resnet() if name == "hf_resnet" else vision_model(name, num_classes=7, **MODELS[name])
+    if positive:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.abs_()
+    return zero_additive_terms(model)
 
 
-@pytest.mark.parametrize("preset", ["UniformEpsilon", "EpsilonPlus", "ZPlus"])
+@pytest.mark.parametrize("rule", [rp.Zero(), rp.UniformEpsilon(epsilon=1e-14)], ids=str)
 @pytest.mark.parametrize("name", MODELS)
-def test_sum_without_additive_terms(name: str, preset: str) -> None:
+def test_epsilon_sums_to_the_seed(name: str, rule: Any) -> None:
     """Nothing but the input adds anything, so the relevance of the input is all there is."""
-    model, x = load_without_additive_terms(name), photograph(64)
-    rules = {
-        "UniformEpsilon": rp.UniformEpsilon(epsilon=1e-12),
-        "EpsilonPlus": rp.EpsilonPlus(epsilon=1e-12, stabiliser=1e-12),
-        "ZPlus": rp.ZPlus(epsilon=1e-12),
-    }
-    found = rp.LRP(model, rules[preset]).explain(x, target=logit)
+    found = rp.LRP(load_without_additive_terms(name), rule).explain(photograph(64), target=logit)
     assert_close(found.relevance.sum(), logit(found.output).sum(), 1e-4)
+
+
+Z_PLUS = {"EpsilonPlus": rp.EpsilonPlus(epsilon=1e-12, stabiliser=1e-12), "ZPlus": rp.ZPlus(epsilon=1e-12)}
+
+
+@pytest.mark.parametrize("preset", Z_PLUS)
+@pytest.mark.parametrize("name", MODELS)
+def test_z_plus_sums_to_the_seed(name: str, preset: str) -> None:
+    """With weights and input >= 0 every output has a positive contribution, and z+ loses nothing.
+
+    A layer norm centres: in ConvNeXt windows of negative entries remain, and what they lose is booked as excess.
+    """
+    model, x = load_without_additive_terms(name, positive=True), photograph(64).abs()
+    found = rp.LRP(model, Z_PLUS[preset]).explain(x, target=logit)
+    total = found.relevance.sum()
+    if name == "convnext_tiny":
+        total = total + found.audit.excess
+    assert_close(total, logit(found.output).sum(), 1e-4)
+
+
+@pytest.mark.parametrize("preset", Z_PLUS)
+@pytest.mark.parametrize("name", MODELS)
+def test_what_z_plus_loses_is_booked(name: str, preset: str) -> None:
+    """With weights of any sign some outputs have no positive contribution at all: z+ gives their relevance to nobody.
+
+    Networks with wide ReLU layers alone have no such outputs that carry relevance.
+    """
+    found = rp.LRP(load_without_additive_terms(name), Z_PLUS[preset]).explain(photograph(64), target=logit)
+    seed, books = logit(found.output).sum(), found.audit
+    lost = books.excess + books.epsilon
+    assert_close(found.relevance.sum() + lost, seed, 1e-4)
+    assert books.bias == 0 and books.constants == 0
+    if name in ("densenet121", "googlenet"):
+        assert abs(lost) < 1e-4 * abs(seed)

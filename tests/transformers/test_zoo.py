@@ -166,7 +166,9 @@ def test_activation_checkpointing(name: str, reentrant: bool) -> None:
         for attribute in ("dropout", "attention_dropout", "dropout_rate"):
             if isinstance(getattr(module, attribute, None), float):
                 setattr(module, attribute, 0.0)
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    # named anew in transformers 5
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": reentrant})
     model.train()
     found = leaves(rp.LRP(model, rp.AttnLRP()).explain(target=case.target, use_cache=False, **case.kwargs).relevance)
     for first, second in zip(found, expected, strict=True):

@@ -189,3 +189,27 @@ def test_traced_model_is_refused() -> None:
     traced = torch.jit.trace(fill(nn.Sequential(nn.Linear(4, 3), nn.Tanh()).double()), draw(1, 4))
     with pytest.raises(rp.RelpropError, match="cript"):
         rp.LRP(traced, rp.Zero()).explain(draw(2, 4), target=1)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: x * x.sum().item(),
+        lambda x: x * torch.tensor(x.tolist()),
+        lambda x: x * torch.from_numpy(x.detach().numpy()),
+        lambda x: x * x.histc(x.shape[1]),
+        lambda x: x + x.data,
+    ],
+    ids=["item", "tolist", "numpy", "histc", "data"],
+)
+def test_values_that_leave_the_graph_are_listed(read: Any) -> None:
+    """A cut that leaves other paths is no error, but the plan and the audit say where it is."""
+
+    class Reads(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return read(x)
+
+    lrp = rp.LRP(Reads(), rp.Zero())
+    x = draw(2, 4, dtype=torch.float32).abs()
+    assert len(lrp.explain(x, target=lambda y: y).audit.cuts) == 1
+    assert lrp.plan(x).cuts

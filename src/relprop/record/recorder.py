@@ -148,7 +148,7 @@ class Recorder(TorchFunctionMode):
         if self.scope.inside is not None:
             return func(*args, **(kwargs or {}))
         entry = TABLE.get(func)
-        if entry is None and getattr(func, "__name__", "") == "__get__" and func is not _DATA:
+        if entry is None and getattr(func, "__name__", "") == "__get__" and func != _DATA:
             return func(*args)
         args, kwargs, depends = self._enter(args, kwargs or {})
         if not depends:
@@ -280,9 +280,11 @@ class Recorder(TorchFunctionMode):
                 return  # activation checkpointing at its own work
             if "ctx" in frame.f_locals and frame.f_code.co_name == "forward":
                 return
-        cut = (self.scope.paths[0], getattr(func, "__name__", str(func)))
-        if cut[1] == "__get__":
-            cut = (cut[0], "data")
+        name = getattr(func, "__name__", str(func))
+        self._cut("data" if name == "__get__" else name)
+
+    def _cut(self, name: str) -> None:
+        cut = (self.scope.paths[0], name)
         if cut not in self.cuts:
             self.cuts.append(cut)
 
@@ -294,6 +296,8 @@ class Recorder(TorchFunctionMode):
         result = func(*args, **kwargs)
         origin = (name, self.scope.paths[0])
         seen = self._seen(args, kwargs)
+        if name in _READS or any(t.is_floating_point() and not t.requires_grad for t in tensors(result)):
+            self._cut(name)  # its values go on without the graph
         for out in tensors(result):
             if out.grad_fn is not None:
                 out.grad_fn.metadata.setdefault("relprop.origin", origin)
@@ -747,6 +751,7 @@ def _out_of_place(func: Any) -> Any:
 _REENTRANT = CheckpointFunction.forward.__code__
 _DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 _DETACHES = frozenset({torch.Tensor.detach, torch.detach, torch.Tensor.detach_, torch.detach_, _DATA})
+_READS = frozenset("item tolist numpy __float__ __array__".split())
 _INPLACE_LAST = frozenset(
     "relu relu6 silu mish hardswish hardsigmoid elu selu celu leaky_relu rrelu hardtanh threshold dropout "
     "alpha_dropout dropout1d dropout2d dropout3d feature_alpha_dropout".split()

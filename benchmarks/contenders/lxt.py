@@ -32,8 +32,6 @@ def prepare(problem: Problem, preset: str) -> Call:
     from lxt.efficient import monkey_patch, monkey_patch_zennit
 
     monkey_patch(family)
-    for parameter in problem.model.parameters():
-        parameter.requires_grad_(False)  # as its examples ask for
     if preset == presets.ATTENTION_GAMMA:
         from zennit.composites import LayerMapComposite
         from zennit.rules import Gamma

@@ -20,6 +20,7 @@ models        networks, photographs and class names to try it on
 text          language models: which words made it say that
 adapters      the calls of other systems, carried out by this one
 captum        Captum's calls under a short name
+tabular       rows of a table, by the names of its columns
 cli           the relprop command
 """
 
@@ -101,7 +102,7 @@ from relprop.steps import StepRule as StepRule
 register_function = _NODES.register_function
 register_module = _NODES.register_module
 
-_LAZY = ("adapters", "captum", "text")
+_LAZY = ("adapters", "captum", "tabular", "text")
 
 
 def __getattr__(name: str) -> object:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from relprop.adapters.explained import explained_values
 from relprop.adapters.modules import InputsOf, path_of, pattern
 from relprop.composite import Composite, Row, as_composite
 from relprop.errors import InputError, RuleError
@@ -174,14 +175,10 @@ class LRP(_GradientAttribution):
         return found
 
     def _explained(self, call: Call, found: Explanation) -> Tensor:
-        """The explained value of each sample."""
-        values = call.select(found.output)
-        scale = 1e-4 * max(1.0, float(values.abs().sum()))
-        if abs(float(values.sum()) - found.audit.seed) <= scale:
-            return values
-        # a softmax or sigmoid at the end: its logits are explained, one sample at a time tells which they are
-        seeds = [self._explain(self.model, c, (), False).audit.seed for c in call.singles()]
-        return torch.tensor(seeds, dtype=values.dtype, device=values.device)
+        singles = call.singles()
+        return explained_values(
+            found, call.select(found.output), lambda i: self._explain(self.model, singles[i], (), False)
+        )
 
 
 class LayerLRP(LRP, _LayerAttribution):

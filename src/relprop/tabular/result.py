@@ -1,0 +1,184 @@
+"""What an explanation of a table is: a dataclass that becomes a dict, JSON, a frame."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from relprop.extras import require
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The explanation of one instance.
+
+    feature_names  one name a feature, or None (images)
+    values         the instance, as it was given
+    relevance      what each feature contributed, in the shape of the instance
+    target         index of the explained output, and `target_name`
+    output         the explained value: a logit, or a prediction
+    delta          `output - relevance.sum()`: what biases and stabilisers absorbed
+    rules          the composite's name
+    layers         relevance at the outputs of modules by path, where asked for
+    label          the row's label, where a frame gave one
+    """
+
+    feature_names: tuple[str, ...] | None
+    values: Array
+    relevance: Array
+    target: int
+    target_name: str
+    output: float
+    rules: str
+    layers: Mapping[str, Array] = field(default_factory=dict)
+    label: Any = None
+
+    @property
+    def delta(self) -> float:
+        return self.output - float(self.relevance.sum())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for every feature, made up where there are none."""
+        return self.feature_names or tuple(f"x{i}" for i in range(self.relevance.size))
+
+    def top(self, count: int = 5, absolute: bool = True) -> list[tuple[str, float]]:
+        """The features that contributed most, strongest first."""
+        flat = self.relevance.reshape(-1)
+        order = np.argsort(-(np.abs(flat) if absolute else flat), kind="stable")[:count]
+        return [(self.names[i], float(flat[i])) for i in order]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values."""
+        flat, given = self.relevance.reshape(-1), self.values.reshape(-1)
+        found: dict[str, Any] = {
+            "target": self.target,
+            "target_name": self.target_name,
+            "output": self.output,
+            "delta": self.delta,
+            "rules": self.rules,
+            "shape": list(self.relevance.shape),
+            "relevance": {name: float(r) for name, r in zip(self.names, flat, strict=True)},
+            "values": {name: float(v) for name, v in zip(self.names, given, strict=True)},
+        }
+        if self.layers:
+            found["layers"] = {path: r.tolist() for path, r in self.layers.items()}
+        if self.label is not None:
+            found["label"] = self.label if isinstance(self.label, (str, int, float)) else str(self.label)
+        return found
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Result:
+        """The result that `to_dict` was called on."""
+        names, shape = tuple(data["relevance"]), data["shape"]
+        made_up = tuple(f"x{i}" for i in range(len(names)))
+        return cls(
+            feature_names=None if names == made_up else names,
+            values=np.array(list(data["values"].values())).reshape(shape),
+            relevance=np.array(list(data["relevance"].values())).reshape(shape),
+            target=data["target"],
+            target_name=data["target_name"],
+            output=data["output"],
+            rules=data["rules"],
+            layers={path: np.array(r) for path, r in data.get("layers", {}).items()},
+            label=data.get("label"),
+        )
+
+    def to_json(self, **options: Any) -> str:
+        return json.dumps(self.to_dict(), **options)
+
+    @classmethod
+    def from_json(cls, text: str) -> Result:
+        return cls.from_dict(json.loads(text))
+
+    def to_frame(self) -> Any:
+        """A pandas frame: a row a feature, with its value and its relevance."""
+        pandas = require("pandas", "tabular", "a DataFrame")
+        return pandas.DataFrame(
+            {"value": self.values.reshape(-1), "relevance": self.relevance.reshape(-1)}, index=list(self.names)
+        )
+
+    def __str__(self) -> str:
+        width = max(len(n) for n in self.names)
+        given = dict(zip(self.names, self.values.reshape(-1).tolist(), strict=True))
+        lines = [f"{self.target_name}: {self.output:.4g} explained by {self.rules}, delta {self.delta:.3g}"]
+        lines += [f"  {n:<{width}}  {given[n]:>10.4g}  {r:>+10.4g}" for n, r in self.top(10)]
+        return "\n".join(lines)
+
+
+class Results(Sequence[Result]):
+    """The explanations of a batch, in its order."""
+
+    def __init__(self, results: Sequence[Result]) -> None:
+        self._results = tuple(results)
+
+    def __getitem__(self, i: Any) -> Any:
+        return Results(self._results[i]) if isinstance(i, slice) else self._results[i]
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    @property
+    def relevance(self) -> Array:
+        """All relevance, [N, ...]."""
+        return np.stack([r.relevance for r in self])
+
+    @property
+    def outputs(self) -> Array:
+        """The explained values, [N]."""
+        return np.array([r.output for r in self])
+
+    @property
+    def deltas(self) -> Array:
+        """Their convergence deltas, [N]."""
+        return np.array([r.delta for r in self])
+
+    @property
+    def targets(self) -> list[int]:
+        return [r.target for r in self]
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        return [r.to_dict() for r in self]
+
+    def to_json(self, **options: Any) -> str:
+        return json.dumps(self.to_dict(), **options)
+
+    def to_frame(self) -> Any:
+        """A pandas frame: a row an instance, a column a feature, and the target, output and delta."""
+        pandas = require("pandas", "tabular", "a DataFrame")
+        labels = [i if r.label is None else r.label for i, r in enumerate(self)]
+        names = self[0].names if len(self) else ()
+        flat = np.array([r.relevance.reshape(-1) for r in self]).reshape(len(self), len(names))
+        frame = pandas.DataFrame(flat, columns=list(names), index=labels)
+        frame["target"] = [r.target_name for r in self]
+        frame["output"] = self.outputs
+        frame["delta"] = self.deltas
+        return frame
+
+    def mean_strength(self) -> list[tuple[str, float]]:
+        """Mean absolute relevance of every feature over the batch, strongest first."""
+        mean = np.abs(self.relevance).mean(0).reshape(-1)
+        return [(self[0].names[i], float(mean[i])) for i in np.argsort(-mean, kind="stable")]
+
+
+class Comparison(dict[str, Result]):
+    """One instance under several rules, by the rules' names."""
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        return {name: r.to_dict() for name, r in self.items()}
+
+    def to_json(self, **options: Any) -> str:
+        return json.dumps(self.to_dict(), **options)
+
+    def to_frame(self) -> Any:
+        """A pandas frame: a row a feature, a column a rule."""
+        pandas = require("pandas", "tabular", "a DataFrame")
+        names = next(iter(self.values())).names
+        return pandas.DataFrame({name: r.relevance.reshape(-1) for name, r in self.items()}, index=list(names))

@@ -39,6 +39,8 @@ class Explanation:
         """Relevance of tokens: summed over the embedding's width."""
         if isinstance(self.relevance, dict):
             return {k: v.sum(-1) for k, v in self.relevance.items()}
+        if isinstance(self.relevance, tuple):
+            return tuple(v.sum(-1) for v in self.relevance)
         return self.relevance.sum(-1)
 
     def show(self, **options: Any) -> Any:

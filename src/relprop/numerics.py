@@ -10,13 +10,21 @@ from torch import Tensor
 
 from relprop.errors import RuleError
 
-#: What a zero is replaced by where relevance must stand on it (see `nonzero`).
-TAU = 2.0**-40
+_TAU = {torch.float64: 2.0**-200, torch.complex128: 2.0**-200}
+
+
+def tau(dtype: torch.dtype) -> float:
+    """What a zero is replaced by where relevance must stand on it (see `nonzero`).
+
+    A gradient of ordinary size times it is nothing beside the rounding of the dtype, and a relevance divided by it
+    is far from its range.
+    """
+    return _TAU.get(dtype, 2.0**-40)
 
 
 def nonzero(a: Tensor) -> Tensor:
-    """`a` with its exact zeros replaced by `TAU`: relevance `a * g` can then stand on a zero as `g = R / TAU`."""
-    return torch.where(a == 0, TAU, a)
+    """`a` with its exact zeros replaced by `tau`: relevance `a * g` can then stand on a zero as `g = R / tau`."""
+    return torch.where(a == 0, tau(a.dtype), a)
 
 
 def sign(z: Tensor) -> Tensor:

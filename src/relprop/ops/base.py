@@ -30,6 +30,8 @@ class Fact:
     chained   a call without degree stands in that stem: it is attached to `stem[0]` by one identity node
     inverse   it is a negative power (one over a standard deviation): a constant in products
     power     only affine calls and powers stand in its stem
+    pad       it is a constant zero pad: a tensor of its shape with zeros on the pad
+    lift      it is a pad: pads a tensor of its source's shape in the same way
     gate      how much it looks like a gate: 3 selected from a softmax (a router), 2 from a sigmoid or softmax,
               1 from another activation, else 0
     """
@@ -39,6 +41,7 @@ class Fact:
         "exponent",
         "gate",
         "inverse",
+        "lift",
         "nonneg",
         "pad",
         "power",
@@ -56,6 +59,7 @@ class Fact:
         self.power = True
         self.gate = 0
         self.pad: Callable[[Tensor], Tensor] | None = None
+        self.lift: Callable[[Tensor], Tensor] | None = None
         self.producer: Any = None
         self.step: Any = None
         self.exponent = False

@@ -25,6 +25,7 @@ class LinearMap(Op):
     nonneg         `a` is known to have no negative entry
     pad            `a` is a constant zero pad of another tensor: maps a tensor of `a`'s shape to itself with zeros on
                    the pad, so that rules which give relevance to zeros leave none there
+    lift           `a` is a pad of any mode: pads what has the shape of its source (the bounds of a z-box) alike
     rectified      `z` is given as max(z, 0): a ReLU is its only reader, and `g` is not masked yet
     """
 
@@ -34,6 +35,7 @@ class LinearMap(Op):
     bias: Tensor | None = None
     nonneg: bool = False
     pad: Callable[[Tensor], Tensor] | None = None
+    lift: Callable[[Tensor], Tensor] | None = None
     rectified: bool = False
 
     def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
@@ -45,6 +47,10 @@ class LinearMap(Op):
             leaf = torch.zeros_like(a).requires_grad_()
             z = self.apply(leaf, w)
         return torch.autograd.grad(z, leaf, s, create_graph=torch.is_grad_enabled())[0]
+
+    def pull_back(self, s: Tensor, a: Tensor) -> Tensor:
+        """`A^T s` with the map's own weight; `s` may be overwritten."""
+        return self.transpose(s, self.weight, a)
 
     def shaped_bias(self, b: Tensor) -> Tensor:
         """`b` in a shape that broadcasts against `z`."""
@@ -143,6 +149,8 @@ class Conv(LinearMap):
     """A convolution of 1 to 3 dimensions, transposed or not, with numeric padding."""
 
     kind = "conv"
+    #: Scale of the output channels by a batch norm that is merged: multiplied into the weight where one is asked for.
+    factor: Tensor | None = None
 
     def __init__(
         self,
@@ -155,8 +163,24 @@ class Conv(LinearMap):
         output_padding: list[int],
         groups: int,
     ) -> None:
-        self.weight, self.bias = weight, bias
+        self.kernel, self.bias = weight, bias
         self.geometry = (stride, padding, dilation, transposed, output_padding, groups)
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        if self.factor is None:
+            return self.kernel
+        ones = (1,) * self.rank
+        if self.transposed:
+            w = self.kernel.unflatten(0, (self.groups, -1)) * self.factor.reshape(self.groups, 1, -1, *ones)
+            return w.flatten(0, 1)
+        return self.kernel * self.factor.reshape(-1, 1, *ones)
+
+    def pull_back(self, s: Tensor, a: Tensor) -> Tensor:
+        if self.factor is not None:
+            factor = self.shaped_bias(self.factor)
+            s = s * factor if torch.is_grad_enabled() else s.mul_(factor)
+        return self.transpose(s, self.kernel, a)
 
     @property
     def groups(self) -> int:
@@ -168,25 +192,43 @@ class Conv(LinearMap):
 
     @property
     def outputs(self) -> tuple[int, ...]:
-        return (self.weight.shape[1] * self.groups if self.transposed else self.weight.shape[0],)
+        return (self.kernel.shape[1] * self.groups if self.transposed else self.kernel.shape[0],)
 
     @property
     def rank(self) -> int:
-        return self.weight.ndim - 2
+        return self.kernel.ndim - 2
 
     def _batched(self, a: Tensor) -> Tensor:
-        return a if a.ndim == self.weight.ndim else a.unsqueeze(0)
+        return a if a.ndim == self.kernel.ndim else a.unsqueeze(0)
 
     def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
         z = torch.convolution(self._batched(a), w, b, *self.geometry)
-        return z if a.ndim == self.weight.ndim else z.squeeze(0)
+        return z if a.ndim == self.kernel.ndim else z.squeeze(0)
 
     def transpose(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
-        single = a.ndim != self.weight.ndim
+        single = a.ndim != self.kernel.ndim
+        if self._skipping(a):
+            return self._placed(s, w, a)
         r = torch.ops.aten.convolution_backward(
             self._batched(s), self._batched(a), w, None, *self.geometry, [True, False, False]
         )[0]
         return r.squeeze(0) if single else r
+
+    def _skipping(self, a: Tensor) -> bool:
+        """A strided 1x1 convolution (a residual's shortcut), whose backward on CPUs costs several forwards."""
+        stride, padding, _, transposed, _, groups = self.geometry
+        one = all(k == 1 for k in self.kernel.shape[2:]) and not any(padding)
+        return one and max(stride) > 1 and not transposed and groups == 1 and a.device.type == "cpu"
+
+    def _placed(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
+        """Its transpose: a dense 1x1 one, put where the stride had read."""
+        if a.ndim != self.kernel.ndim:
+            return self._placed(s.unsqueeze(0), w, a.unsqueeze(0)).squeeze(0)
+        r = torch.zeros_like(a)
+        every = (slice(None), slice(None), *(slice(None, None, k) for k in self.geometry[0]))
+        r[every] = torch.convolution(s, w.transpose(0, 1), None, [1] * self.rank, [0] * self.rank, [1] * self.rank,
+                                     False, [0] * self.rank, 1)  # fmt: skip
+        return r
 
     def shaped_bias(self, b: Tensor) -> Tensor:
         return b.reshape(-1, *(1,) * self.rank)
@@ -203,7 +245,7 @@ class Conv(LinearMap):
     def per_input(self, value: Tensor, a: Tensor) -> Tensor | None:
         if value.numel() == 1:
             return value.reshape(())
-        channels = self.weight.shape[0 if self.transposed else 1]
+        channels = self.kernel.shape[0 if self.transposed else 1]
         plain = self.groups == 1 and value.numel() == channels
         if not plain or tuple(value.shape[-1 - self.rank :]) != (channels, *(1,) * self.rank):
             return None
@@ -213,31 +255,27 @@ class Conv(LinearMap):
         """All channels of a group are alike, so one stands for them."""
         if self.transposed or self.groups != 1:
             return super().spread(s, a)
-        single = a.ndim != self.weight.ndim
+        single = a.ndim != self.kernel.ndim
         s, full = self._batched(s).sum(1, keepdim=True), self._batched(a)
-        one = torch.ones_like(self.weight[:1, :1])
+        one = torch.ones_like(self.kernel[:1, :1])
         r = self.transpose(s.to(one.dtype), one, full[:, :1]).expand_as(full)
         return r.squeeze(0) if single else r
 
     def sample(self, a: Tensor) -> Tensor:
-        return a[:1] if a.ndim == self.weight.ndim else a
+        return a[:1] if a.ndim == self.kernel.ndim else a
 
     def scaled(self, scale: Tensor, shift: Tensor) -> LinearMap | None:
         bias = shift if self.bias is None else self.bias * scale + shift
-        ones = (1,) * self.rank
-        if self.transposed:
-            w = self.weight.unflatten(0, (self.groups, -1)) * scale.reshape(self.groups, 1, -1, *ones)
-            w = w.flatten(0, 1)
-        else:
-            w = self.weight * scale.reshape(-1, 1, *ones)
-        return _like(self, Conv(w, bias, *self.geometry))
+        made = Conv(self.kernel, bias, *self.geometry)
+        made.factor = scale if self.factor is None else self.factor * scale
+        return _like(self, made)
 
     def channels(self, z: Tensor) -> int | None:
         return z.ndim - 1 - self.rank
 
     def both(self, s: Tensor, w: Tensor, v: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """`A(w)^T s` and `A(v)^T s` at once, where the inputs are few (an entry's colours)."""
-        if self.transposed or self.groups != 1 or a.ndim != self.weight.ndim:
+        if self.transposed or self.groups != 1 or a.ndim != self.kernel.ndim:
             return super().both(s, w, v, a)
         n = w.shape[1]
         r = self.transpose(s, torch.cat([w, v], 1), torch.cat([a[:, :n], a[:, :n]], 1))
@@ -246,12 +284,12 @@ class Conv(LinearMap):
     def fan_in(self, a: Tensor) -> Tensor:
         """All channels are alike: count the taps of one and multiply."""
         one = self._batched(self.support(torch.ones_like(self.sample(a))))[:, :1]
-        kernel = torch.ones_like(self.weight[:1, :1])
+        kernel = torch.ones_like(self.kernel[:1, :1])
         geometry = (*self.geometry[:5], 1)
         taps = torch.convolution(one, kernel, None, *geometry)
-        inputs = self.weight.shape[0] // self.groups if self.transposed else self.weight.shape[1]
+        inputs = self.kernel.shape[0] // self.groups if self.transposed else self.kernel.shape[1]
         count = taps * inputs
-        return count if a.ndim == self.weight.ndim else count.squeeze(0)
+        return count if a.ndim == self.kernel.ndim else count.squeeze(0)
 
 
 class Matmul(LinearMap):
@@ -300,14 +338,14 @@ class Scale(LinearMap):
 
 
 def _like(old: LinearMap, new: LinearMap) -> LinearMap:
-    new.nonneg, new.pad, new.carrying = old.nonneg, old.pad, old.carrying
+    new.nonneg, new.pad, new.lift, new.carrying = old.nonneg, old.pad, old.lift, old.carrying
     return new
 
 
 def _map(call: Call, a: Tensor, made: LinearMap) -> LinearMap:
     fact = call.fact(a)
     if fact is not None:
-        made.nonneg, made.pad = fact.nonneg, fact.pad
+        made.nonneg, made.pad, made.lift = fact.nonneg, fact.pad, fact.lift
     made.operands, made.run = (a,), call.run
     return made
 

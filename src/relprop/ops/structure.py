@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.numerics import TAU, nonzero
+from relprop.numerics import nonzero, tau
 from relprop.ops.base import Call, Expansion, Fact, Native
 from relprop.ops.stem import stemmed
 from relprop.ops.table import op
@@ -159,7 +159,7 @@ def _cat_share(parts: Sequence[Tensor], fixed: Sequence[bool], dim: int, stacked
 def _finite_product(g: Tensor, value: Any) -> Tensor:
     """`sum(g * value)`: an infinite constant (a mask) that carries nothing counts as nothing, and relevance that
     stands on a zero is read as everywhere else."""
-    value = nonzero(value) if isinstance(value, Tensor) else value or TAU
+    value = nonzero(value) if isinstance(value, Tensor) else value or tau(g.dtype)
     product = (g * torch.as_tensor(value, device=g.device).conj()).real if g.is_complex() else g * value
     return torch.where(g == 0, 0.0, product).sum() if not _known_finite(value) else product.sum()
 
@@ -171,12 +171,16 @@ def _known_finite(value: Any) -> bool:
 @op("pad")
 def pad(call: Call) -> Native:
     x, amounts, mode, value = call.bind("input pad mode value", mode="constant", value=None)
-    fact = _kept(call, x)
+    fact, shape = _kept(call, x), x.shape
+
+    def lift(bound: Tensor) -> Tensor:
+        return torch.nn.functional.pad(bound.expand(1, *shape[1:]), amounts, mode=mode)
+
+    fact.lift = lift
     if mode != "constant":
         return Native(fact=fact)
     if value:
         fact.nonneg = fact.nonneg and value >= 0
-        shape = x.shape
 
         def share(g: Tensor) -> Tensor:
             outside = torch.nn.functional.pad(torch.zeros(shape, dtype=g.dtype, device=g.device), amounts, value=1.0)
@@ -199,7 +203,7 @@ def pad(call: Call) -> Native:
 
     fact.pad = support
     at = (..., *inside)
-    return Native(share=lambda g: (g.sum() - g[at].sum()) * TAU, fact=fact)
+    return Native(share=lambda g: (g.sum() - g[at].sum()) * tau(g.dtype), fact=fact)
 
 
 def _padded_before(a: Tensor, before: Callable[[Tensor], Tensor], inside: tuple[slice, ...]) -> Tensor:

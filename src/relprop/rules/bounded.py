@@ -14,7 +14,7 @@ from relprop.errors import RuleError
 from relprop.numerics import Epsilons, dot, negative, nonzero, positive, ratio, stabiliser
 from relprop.ops.base import Books
 from relprop.ops.linear import LinearMap
-from relprop.rules.linear import Bias, LinearRule, spread, transpose
+from relprop.rules.linear import Bias, LinearRule, even_parts, transpose
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,12 @@ class ZBox(LinearRule):
 
     def _bound(self, op: LinearMap, value: Tensor, a: Tensor, like: Tensor) -> Tensor:
         try:
-            return op.support(value.expand(like.shape).contiguous())
+            if op.lift is not None and not _fits(value, a):
+                value = op.lift(value)
+            shape = torch.broadcast_shapes(value.shape, like.shape)
+            if not _fits(value, a):
+                raise RuntimeError
+            return op.support(value.expand(shape).contiguous())
         except RuntimeError:
             raise RuleError(
                 f"ZBox bound of shape {tuple(value.shape)} does not broadcast against the input {tuple(a.shape)}"
@@ -106,6 +111,12 @@ class ZBox(LinearRule):
         return op.support(relevance) / nonzero(a)
 
 
+def _fits(value: Tensor, a: Tensor) -> bool:
+    """Whether `value` broadcasts against `a`."""
+    pairs = zip(reversed(value.shape), reversed(a.shape))
+    return value.ndim <= a.ndim and all(v in (1, size) for v, size in pairs)
+
+
 @dataclass(frozen=True)
 class WSquare(LinearRule):
     r"""The w² rule for unbounded inputs: by the squared weights, whatever the input.
@@ -142,4 +153,4 @@ class Flat(LinearRule):
         return True
 
     def pull(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
-        return spread(op, self._relevance(op, z, g) / op.fan_in(a), a) / nonzero(a)
+        return even_parts(op, self._relevance(op, z, g), a, books) / nonzero(a)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from relprop.errors import RuleError
-from relprop.numerics import Epsilons, damped, dot, negative, nonzero, positive, sign, stabiliser
+from relprop.numerics import Epsilons, damped, divide, dot, negative, nonzero, positive, sign, stabiliser
 from relprop.ops.base import Books
 from relprop.ops.linear import LinearMap
 from relprop.rules.base import Rule, as_is
@@ -86,7 +86,7 @@ class LinearRule(Rule):
             r = torch.where(a == 0, 0.0, r)
         if self.bias == "distribute":
             rest = s * (stable - den) if bias is None else s * (stable - den + op.shaped_bias(bias))
-            return r + spread(op, rest / op.fan_in(a), a) / nonzero(a)
+            return r + even_parts(op, rest, a, books) / nonzero(a)
         if bias is not None:
             books.add("bias", op.bias_share(s, bias))
         if stable is not den:
@@ -98,9 +98,14 @@ class LinearRule(Rule):
         return self.bias == "distribute"
 
 
-def spread(op: LinearMap, share: Tensor, a: Tensor) -> Tensor:
-    """Each output's share given to every connected real input: `A(1)^T share`."""
-    return op.support(op.spread(share, a))
+def even_parts(op: LinearMap, share: Tensor, a: Tensor, books: Books) -> Tensor:
+    """Each output's share given to its connected real inputs in equal parts: `A(1)^T (share / n)`.
+
+    An output that has none (a pad wider than the kernel) gives its share to nobody.
+    """
+    n = op.fan_in(a)
+    books.add("excess", (share * (n == 0)).sum())
+    return op.support(op.spread(divide(share, n), a))
 
 
 def transpose(op: LinearMap, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
@@ -128,7 +133,8 @@ class Epsilon(LinearRule):
         if eps is not None:
             return self._damped(op, a, z, g, eps, books)
         bias = self._bias(op)
-        den = z if bias is op.bias or op.bias is None else z - op.shaped_bias(op.bias)
+        # without its bias the sum is formed anew: a difference leaves noise where nothing contributes
+        den = z if bias is op.bias else op.apply(a, op.weight).to(z.dtype)
         if not callable(self.epsilon) and self.epsilon == 0:
             stable = den if den is z and not op.carrying else nonzero(den)
         else:
@@ -143,7 +149,7 @@ class Epsilon(LinearRule):
         if bias is not None:
             books.add("bias", bias)
         books.add("epsilon", eps * total if op.rectified else dot(z, g) - dot(z, s))
-        return transpose(op, s, op.weight, a)
+        return op.pull_back(s if s.dtype == a.dtype else s.to(a.dtype), a)
 
 
 @dataclass(frozen=True)
@@ -197,11 +203,14 @@ class Gamma(LinearRule):
         if self.variant == "standard":
             return self._standard(op, a, z, g, books)
         eps = self.quick(op)
-        if eps is not None and op.nonneg and op.rectified:
-            return self._one_map(op, a, z, g, eps, books)
+        if eps is not None:
+            one = op.nonneg and op.rectified
+            return self._one_map(op, a, z, g, eps, books) if one else self._two_maps(op, a, z, g, eps, books)
         gamma, bias = self.gamma, self._bias(op)
         absolute = op.weight.abs()
-        z0 = z if op.bias is None else z - op.shaped_bias(op.bias)
+        # where it does not stand in the denominator, a difference leaves noise where nothing contributes
+        exact = op.bias is None or self.bias == "absorb"
+        z0 = z - op.shaped_bias(op.bias) if exact and op.bias is not None else z if exact else op.apply(a, op.weight)
         za = op.apply(a if op.nonneg else a.abs(), absolute)
         up = z > 0
         agreeing = (z0 + torch.where(up, za, -za)) / 2
@@ -224,9 +233,31 @@ class Gamma(LinearRule):
 
     def _one_map(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, eps: float, books: Books) -> Tensor:
         """Where inputs are not negative and positive outputs alone carry relevance, the rule is one linear map."""
-        w = op.weight + self.gamma * positive(op.weight)
+        w = op.weight
+        w = torch.add(w, positive(w), alpha=self.gamma)
         b = None if op.bias is None else op.bias + self.gamma * positive(op.bias)
         return _through(op, a, z, g, w, b, eps, books)
+
+    def _two_maps(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, eps: float, books: Books) -> Tensor:
+        """In general, by |A|: the denominator's size is (1 + gamma/2) |z| + gamma/2 (|A| |a| + |b|), its sign z's."""
+        half = self.gamma / 2
+        w = op.weight
+        size = w.abs().mul_(half)
+        bias = None if op.bias is None else op.bias.abs() * half
+        den = op.apply(a if op.nonneg else a.abs(), size, _stabilised_bias(op, bias, eps)).to(z.dtype)
+        s = z.abs()
+        den.add_(s, alpha=1 + half)
+        s.mul_(g).div_(den)
+        signed = z.sign().mul_(s)
+        share, _ = op.shared(s, op.bias)
+        mirrored_share, total = op.shared(signed, bias)
+        if share is not None and mirrored_share is not None:
+            books.add("bias", (1 + half) * share + mirrored_share)
+        books.add("epsilon", eps * total)
+        mirrored = transpose(op, signed, size, a)
+        if not op.nonneg:
+            mirrored = mirrored.mul_(a.sign())
+        return mirrored.add_(op.pull_back(s.to(w.dtype), a), alpha=1 + half)
 
     def _settle_shaped(
         self,
@@ -243,7 +274,7 @@ class Gamma(LinearRule):
         if op.carrying:
             r = torch.where(a == 0, 0.0, r)
         if self.bias == "distribute":
-            return r + spread(op, s * (stable - den + b) / op.fan_in(a), a) / nonzero(a)
+            return r + even_parts(op, s * (stable - den + b), a, books) / nonzero(a)
         books.add("bias", dot(s, b))
         if stable is not den:
             books.add("epsilon", dot(s, stable - den))
@@ -314,8 +345,7 @@ class AlphaBeta(LinearRule):
         if eps is not None and op.nonneg:
             if not self.beta:
                 return _through(op, a, z, g, positive(op.weight), _positive(op.bias), eps, books)
-            if op.rectified:
-                return self._both(op, a, z, g, eps, books)
+            return self._both(op, a, z, g, eps, books)
         relevance = self._relevance(op, z, g)
         r = self._branch(op, a, self.alpha * relevance, positive, books)
         if self.beta:
@@ -323,14 +353,17 @@ class AlphaBeta(LinearRule):
         return r
 
     def _both(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, eps: float, books: Books) -> Tensor:
-        """Both branches from one extra forward: where z > 0 alone carries relevance, z- is z less z+."""
-        w_up, w_down = positive(op.weight), negative(op.weight)
+        """Both branches from one extra forward: z- is z less z+."""
+        w = op.weight
+        w_up, w_down = positive(w), negative(w)
         up = op.apply(a, w_up, _stabilised_bias(op, _positive(op.bias), eps)).to(z.dtype)
-        # |z-| + eps; a few units of rounding more keep what has no negative contribution from dividing by noise
-        down = torch.sub(up, z, alpha=1.0).add_(up, alpha=16 * torch.finfo(z.dtype).eps)
+        down = up - z  # |z-| + eps, and nothing but rounding where there is no negative contribution
+        empty = down <= 16 * torch.finfo(z.dtype).eps * up
         relevance = g * z
+        lost = torch.where(empty, relevance, 0.0)
+        books.add("excess", -self.beta * lost.sum())
         s_up = torch.div(relevance, up, out=up).mul_(self.alpha)
-        s_down = relevance.div_(down).mul_(-self.beta)
+        s_down = relevance.sub_(lost).div_(down.masked_fill_(empty, 1.0)).mul_(-self.beta)
         for s, b in ((s_up, _positive(op.bias)), (s_down, None if op.bias is None else -negative(op.bias))):
             share, total = op.shared(s, b)
             if share is not None:

@@ -54,16 +54,23 @@ def test_rule_equals_explicit_form(row: Row, case: Map, bias: bool) -> None:
     check(row, case, bias)
 
 
+@pytest.mark.parametrize("relus", [False, True], ids=["alone", "between relus"])
 @pytest.mark.parametrize(("row", "case", "bias"), CASES)
-def test_rule_between_relus(row: Row, case: Map, bias: bool) -> None:
-    """What is known around a map (no negative input, a ReLU as only reader) saves work, no more."""
-    model = nn.Sequential(nn.ReLU(), case.make(bias), nn.ReLU())
+def test_rule_on_relevance_of_its_output(row: Row, case: Map, bias: bool, relus: bool) -> None:
+    """Relevance `v z` with random `v`, from a weighted sum of the outputs: none of it stands on zeros.
+
+    What is then known around a map (no negative input, a ReLU as only reader) saves work, no more.
+    """
+    model = nn.Sequential(nn.ReLU(), case.make(bias), nn.ReLU()) if relus else case.make(bias)
     dense, x = case.dense(bias), torch.randn(3, *case.in_shape, dtype=torch.float64)
+    v = torch.randn(3, *dense.out_shape, dtype=torch.float64)
     with torch.no_grad():
-        relevance = torch.randn(3, *dense.out_shape, dtype=torch.float64) * (model(x) > 0)
-    found = rp.LRP(model, composite(row, case)).explain(x, target=relevance).relevance
-    expected = row.formula(case.in_shape)(dense, x.relu(), relevance)
-    assert_close(found, expected)
+        relevance = v * model(x)
+    found = rp.LRP(model, composite(row, case)).explain(x, target=lambda z: (z * v).flatten(1).sum(1))
+    assert_close(found.relevance, row.formula(case.in_shape)(dense, x.relu() if relus else x, relevance))
+    # the same relevance, given entry by entry
+    explicit = rp.LRP(model, composite(row, case)).explain(x, target=relevance)
+    assert_close(explicit.relevance, found.relevance)
 
 
 @pytest.mark.parametrize("bias", [True, False])

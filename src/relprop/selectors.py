@@ -124,7 +124,10 @@ class Type(Selector):
 @dataclass(frozen=True, init=False)
 class Kind(Selector):
     """Sites of these kinds ("conv", "linear", "scale", "activation", "pool", "sum", "product", "matmul", "norm",
-    "softmax", "attention", ...) or torch functions ("relu", "gelu", "conv2d", ...)."""
+    "softmax", "attention", ...) or torch functions ("relu", "gelu", "conv2d", ...).
+
+    "residual" is a sum of a way through and a way around it; it counts as a "sum" too.
+    """
 
     kinds: tuple[str, ...]
 
@@ -134,7 +137,9 @@ class Kind(Selector):
         object.__setattr__(self, "kinds", kinds)
 
     def matches(self, site: Site) -> bool:
-        return site.kind in self.kinds or site.name in self.kinds
+        if site.kind in self.kinds or site.name in self.kinds:
+            return True
+        return site.kind == "residual" and "sum" in self.kinds
 
     def __repr__(self) -> str:
         return f"Kind({', '.join(map(repr, self.kinds))})"

@@ -4,8 +4,8 @@ Every function returns its value and a function that takes the relevance of that
 of what it was made from. Rules (Achtibat et al. 2024, AttnLRP; Ali et al. 2022, CP-LRP):
 
 ====================  ========================================================================
-linear                ``R_j = sum_k x_j w_kj / z_k R_k``; the bias keeps its share
-sum                   each addend its signed share
+linear                ``R_j = sum_k x_j w_kj / z_k R_k``; the bias keeps its share (gamma: see `Rules`)
+sum                   each addend its signed share (ResLRP: see `Rules`)
 root-mean-square norm relevance passes
 layer norm            the standard deviation is a constant; centring and scaling are linear maps
 elementwise function  relevance passes
@@ -26,20 +26,43 @@ from torch import Tensor
 Back = Callable[[Tensor], Tensor]
 
 
-def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> tuple[Tensor, Back]:
+@dataclass(frozen=True)
+class Rules:
+    """AttnLRP, and what other rule sets change.
+
+    softmax, gate  whether relevance enters them; not so in CP-LRP
+    gamma          of the generalised gamma rule on linear maps: contributions of z's sign count more
+    residual       of ResLRP's sums: the addends of the sum's sign count more
+    """
+
+    softmax: bool = True
+    gate: bool = True
+    gamma: float = 0.0
+    residual: float = 0.0
+
+
+def linear(x: Tensor, w: Tensor, b: Tensor | None, rules: Rules) -> tuple[Tensor, Back]:
     """``x [..., I], w [O, I] -> [..., O]``."""
-    z = x @ w.T if b is None else x @ w.T + b
+    bias = torch.zeros(w.shape[0], dtype=w.dtype) if b is None else b
+    z = x @ w.T + bias
 
     def back(r: Tensor) -> Tensor:
-        shares = x.unsqueeze(-2) * w / z.unsqueeze(-1)  # [..., O, I]
+        parts = x.unsqueeze(-2) * w  # [..., O, I]
+        sign = z.sign().unsqueeze(-1)
+        parts = parts + rules.gamma * torch.where(parts * sign > 0, parts, 0.0)
+        shift = bias + rules.gamma * torch.where(bias * z > 0, bias, 0.0)
+        shares = parts / (parts.sum(-1) + shift).unsqueeze(-1)
         return (shares * r.unsqueeze(-1)).sum(-2)
 
     return z, back
 
 
-def add(a: Tensor, b: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
+def add(a: Tensor, b: Tensor, rules: Rules) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
+    """A residual sum."""
     y = a + b
-    return y, lambda r: (r * a / y, r * b / y)
+    parts = [t * (1 + rules.residual * (t * y > 0)) for t in (a, b)]
+    whole = parts[0] + parts[1]
+    return y, lambda r: (r * parts[0] / whole, r * parts[1] / whole)
 
 
 def rms_norm(x: Tensor, w: Tensor, eps: float) -> tuple[Tensor, Back]:
@@ -118,16 +141,10 @@ def unheads(x: Tensor) -> Tensor:
     return x.transpose(0, 1).reshape(x.shape[1], -1)
 
 
-@dataclass
-class Rules:
-    """AttnLRP, or CP-LRP: no relevance enters softmax or a gate."""
-
-    softmax: bool = True
-    gate: bool = True
-
-
 ATTN = Rules()
 CP = Rules(softmax=False, gate=False)
+GAMMA = Rules(gamma=0.1)
+RES = Rules(residual=1.0)
 
 
 def llama_block(
@@ -136,9 +153,9 @@ def llama_block(
     """One pre-norm block with rotary grouped-query attention and SwiGLU."""
     tokens = x.shape[0]
     n1, back_n1 = rms_norm(x, p["norm1"], eps)
-    q, back_q = linear(n1, p["q"], p.get("q_bias"))
-    k, back_k = linear(n1, p["k"], p.get("k_bias"))
-    v, back_v = linear(n1, p["v"], p.get("v_bias"))
+    q, back_q = linear(n1, p["q"], p.get("q_bias"), rules)
+    k, back_k = linear(n1, p["k"], p.get("k_bias"), rules)
+    v, back_v = linear(n1, p["v"], p.get("v_bias"), rules)
     q, k = heads(q, count), heads(k, groups)
     q, back_rq = rotate(q, matrices)
     k, back_rk = rotate(k, matrices)
@@ -146,14 +163,14 @@ def llama_block(
     allowed = torch.ones(tokens, tokens, dtype=torch.bool).tril()
     wide_k, wide_v = k.repeat_interleave(repeats, 0), heads(v, groups).repeat_interleave(repeats, 0)
     o, back_o = attend(q, wide_k, wide_v, allowed, rules.softmax)
-    a, back_a = linear(unheads(o), p["o"])
-    h, back_h = add(x, a)
+    a, back_a = linear(unheads(o), p["o"], None, rules)
+    h, back_h = add(x, a, rules)
     n2, back_n2 = rms_norm(h, p["norm2"], eps)
-    gate, back_gate = linear(n2, p["gate"])
-    up, back_up = linear(n2, p["up"])
+    gate, back_gate = linear(n2, p["gate"], None, rules)
+    up, back_up = linear(n2, p["up"], None, rules)
     act = gate * torch.sigmoid(gate)
-    down, back_down = linear(act * up, p["down"])
-    y, back_y = add(h, down)
+    down, back_down = linear(act * up, p["down"], None, rules)
+    y, back_y = add(h, down, rules)
 
     def back(r: Tensor) -> Tensor:
         r_h, r_down = back_y(r)
@@ -181,17 +198,17 @@ def bert_block(
 ) -> tuple[Tensor, Back]:
     """One post-norm block with full attention and a one-function feed-forward part."""
     tokens = x.shape[0]
-    q, back_q = linear(x, p["q"], p["q_bias"])
-    k, back_k = linear(x, p["k"], p["k_bias"])
-    v, back_v = linear(x, p["v"], p["v_bias"])
+    q, back_q = linear(x, p["q"], p["q_bias"], rules)
+    k, back_k = linear(x, p["k"], p["k_bias"], rules)
+    v, back_v = linear(x, p["v"], p["v_bias"], rules)
     allowed = torch.ones(tokens, tokens, dtype=torch.bool)
     o, back_o = attend(heads(q, count), heads(k, count), heads(v, count), allowed, rules.softmax)
-    a, back_a = linear(unheads(o), p["o"], p["o_bias"])
-    s1, back_s1 = add(x, a)
+    a, back_a = linear(unheads(o), p["o"], p["o_bias"], rules)
+    s1, back_s1 = add(x, a, rules)
     h, back_h = layer_norm(s1, p["norm1"], p["norm1_bias"], eps)
-    inner, back_inner = linear(h, p["up"], p["up_bias"])
-    down, back_down = linear(function(inner), p["down"], p["down_bias"])
-    s2, back_s2 = add(h, down)
+    inner, back_inner = linear(h, p["up"], p["up_bias"], rules)
+    down, back_down = linear(function(inner), p["down"], p["down_bias"], rules)
+    s2, back_s2 = add(h, down, rules)
     y, back_y = layer_norm(s2, p["norm2"], p["norm2_bias"], eps)
 
     def back(r: Tensor) -> Tensor:

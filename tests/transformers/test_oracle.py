@@ -19,13 +19,18 @@ import relprop as rp
 from tests.reference.recipe import fill
 from tests.support.compare import assert_close
 from tests.transformers import explicit
-from tests.transformers.explicit import ATTN, CP, Rules
+from tests.transformers.explicit import ATTN, CP, GAMMA, RES, Rules
 
 EPS = 1e-5
 TOKENS, SIZE, INNER, HEADS, GROUPS, OUT = 6, 16, 20, 4, 2, 5
 
-PRESETS: list[tuple[Callable[[], Any], Rules]] = [(rp.AttnLRP, ATTN), (rp.CPLRP, CP)]
-PRESET_IDS = ["attnlrp", "cplrp"]
+PRESETS: list[tuple[Callable[[], Any], Rules]] = [
+    (rp.AttnLRP, ATTN),
+    (rp.CPLRP, CP),
+    (lambda: rp.AttnLRP(linear_gamma=GAMMA.gamma), GAMMA),
+    (lambda: rp.ResLRP(gamma=RES.residual), RES),
+]
+PRESET_IDS = ["attnlrp", "cplrp", "gamma", "reslrp"]
 
 
 class RMSNorm(nn.Module):
@@ -122,7 +127,7 @@ def llama_oracle(model: Llama, x: Tensor, r: Tensor, rules: Rules) -> tuple[Tens
         p = {name.removesuffix(".weight"): t.detach() for name, t in block.named_parameters()}
         blocks.append(lambda t, p=p: explicit.llama_block(t, p, HEADS, GROUPS, matrices, EPS, rules))
     blocks.append(lambda t: explicit.rms_norm(t, model.norm.weight.detach(), EPS))
-    blocks.append(lambda t: explicit.linear(t, model.head.weight.detach()))
+    blocks.append(lambda t: explicit.linear(t, model.head.weight.detach(), None, rules))
     y, back = explicit.stack(x, blocks)
     return y, back(r)
 
@@ -200,8 +205,8 @@ def bert_oracle(model: Bert, x: Tensor, r: Tensor, rules: Rules) -> tuple[Tensor
         for p in [block.numbers() for block in model.blocks]  # type: ignore[operator]
     ]
     h, back = explicit.stack(x, blocks)
-    pooled, back_pool = explicit.linear(h[0], model.pool.weight.detach(), model.pool.bias.detach())
-    y, back_head = explicit.linear(pooled.tanh(), model.head.weight.detach(), model.head.bias.detach())
+    pooled, back_pool = explicit.linear(h[0], model.pool.weight.detach(), model.pool.bias.detach(), rules)
+    y, back_head = explicit.linear(pooled.tanh(), model.head.weight.detach(), model.head.bias.detach(), rules)
     r_h = torch.zeros_like(h)
     r_h[0] = back_pool(back_head(r))
     return y, back(r_h)

@@ -101,7 +101,7 @@ class ResLRP(Preset):
 
     def make(self) -> tuple[Row, ...]:
         rest = AttnLRP(self.epsilon, self.conv_gamma, self.linear_gamma, self.bias).rows
-        return ((Kind("sum"), ResidualGamma(self.gamma)), *rest)
+        return ((Kind("residual"), ResidualGamma(self.gamma)), *rest)
 
 
 @dataclass(frozen=True, repr=False)

@@ -26,12 +26,13 @@ from relprop.record.books import Ledger
 from relprop.record.call import SeenCall
 from relprop.record.coverage import MARK
 from relprop.record.facts import Facts
+from relprop.record.residual import residual
 from relprop.record.saved import Boxes
 from relprop.record.scope import ModuleScope
 from relprop.record.step import Step, Visit
 from relprop.rules import Identity, Signed
 from relprop.rules.base import as_is
-from relprop.selectors import Positions
+from relprop.selectors import Kind, Positions
 from relprop.site import Site
 
 _HEADS = ("softmax", "log_softmax", "sigmoid", "expit", "logsigmoid")
@@ -104,6 +105,9 @@ class Recorder(TorchFunctionMode):
         self.composite = composite
         self.carry = carry or composite.carries()
         self.positions = Positions(composite.selectors, totals)
+        self._asks_residual = any(
+            isinstance(s, Kind) and "residual" in s.kinds for selector in composite.selectors for s in selector.walk()
+        )
         self.layers = tuple(layers)
         # the graph and the scope must not keep the recorder: through autograd's nodes no cycle is ever collected
         self._books: Callable[[], Ledger] = _weakly(self._open_ledger)
@@ -177,7 +181,7 @@ class Recorder(TorchFunctionMode):
         call = SeenCall(self, func, entry.name, args, kwargs)
         if entry.inplace or entry.name in _WRITERS or kwargs.get("inplace") or self._positional_inplace(call):
             return self._inplace(call, entry)
-        return self._carry_out(call, entry.parse(call))
+        return self._carry_out(call, self._parse(entry, call))
 
     @staticmethod
     def _positional_inplace(call: SeenCall) -> bool:
@@ -305,6 +309,13 @@ class Recorder(TorchFunctionMode):
         return result
 
     # -- calls that are read -------------------------------------------------------------------------------------
+
+    def _parse(self, entry: Any, call: SeenCall) -> Op | Native | Expansion:
+        parsed = entry.parse(call)
+        if self._asks_residual and isinstance(parsed, Sum) and parsed.factors == (1.0, 1.0):
+            if residual(*parsed.operands):
+                parsed.kind = "residual"
+        return parsed
 
     def _carry_out(self, call: SeenCall, parsed: Op | Native | Expansion) -> Any:
         if isinstance(parsed, Expansion):
@@ -476,7 +487,7 @@ class Recorder(TorchFunctionMode):
             args = args[:-1]
         func = _out_of_place(call.func)
         outer = SeenCall(self, func, entry.name, args, kwargs)
-        parsed = entry.parse(outer)
+        parsed = self._parse(entry, outer)
         if self._runs_natively(parsed, outer):
             if entry.name == "relu" and self._absorb(target, parsed, call):
                 return target

@@ -82,6 +82,9 @@ class Absolute(Rule):
     def sum(self, op: Sum, operands: Sequence[Tensor], y: Tensor, g: Tensor, books: Books) -> Pulled:
         terms = op.terms(operands)
         constant = _constant(op, y)
+        if constant is not None:  # minus infinity added to a score masks it: it carries nothing
+            masked = y.isinf()
+            y, g, constant = (torch.where(masked, 0.0, t) for t in (y, g, constant))
         weights = self.weights(terms if constant is None else [*terms, constant], y)
         if constant is not None:
             books.add("constants", dot(g * nonzero(y), weights[-1].expand_as(y)))

@@ -1,0 +1,132 @@
+"""Words with relevance as a picture, with matplotlib: a text, two texts, or an answer's matrix."""
+
+from __future__ import annotations
+
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from relprop.render.figure import bare, colour_bar, new_figure
+from relprop.render.palette import DEFAULT, palette
+from relprop.render.scale import Scale, find_scale
+from relprop.render.text import STEPS, Word, scale_of, shade, shades, strongest_columns, visible
+
+_COLUMNS = 90  # characters in a line
+_SIZE = 9  # points
+_LINE = 0.24  # inches
+_MOST = 600  # words
+_CELLS = 60
+_LABEL = 20
+
+
+def words(found: Sequence[Word], title: str) -> Any:
+    """A text with coloured ground; of a long one the beginning, and the title says so."""
+    scale = scale_of(found)
+    if len(found) > _MOST:
+        title += f" · the first {_MOST} of {len(found)} words"
+    return _texts([(title, found[:_MOST])], scale)
+
+
+def similarity(found: Any) -> Any:
+    """Two texts on one scale."""
+    scale = scale_of([*found.first.words, *found.second.words])
+    first = f"similarity: {found.score:.4f}"
+    return _texts([(first, found.first.words[:_MOST]), ("", found.second.words[:_MOST])], scale)
+
+
+def matrix(found: Any) -> Any:
+    """An answer down, the words before it across."""
+    values = found.word_matrix().numpy().astype(np.float64)
+    kept = strongest_columns(values, _CELLS)
+    rows = min(len(values), _CELLS)
+    values = values[:rows, kept]
+    scale = find_scale(values)
+    figure = new_figure(2.2 + 0.19 * len(kept), 1.6 + 0.19 * rows)
+    axes = figure.add_subplot()
+    limit = scale.limit or 1.0
+    axes.imshow(palette(DEFAULT)(values / limit), aspect="equal", interpolation="nearest")
+    across = [_label(found.words[i].text) for i in kept]
+    down = [_label(word.text) for word in found.answer_words[:rows]]
+    axes.set_xticks(range(len(kept)), across, rotation=90, fontsize=_SIZE - 2, parse_math=False)
+    axes.set_yticks(range(rows), down, fontsize=_SIZE - 2, parse_math=False)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    left = f"the {len(kept)} strongest of {len(found.words)} words" if len(kept) < len(found.words) else ""
+    axes.set_xlabel(left or str(scale), fontsize=_SIZE - 2)
+    colour_bar(figure, axes, scale, DEFAULT)
+    return _drawn(figure)
+
+
+def _label(text: str) -> str:
+    text = visible(text)
+    return text if len(text) <= _LABEL else text[: _LABEL - 1] + "…"
+
+
+def _texts(parts: Sequence[tuple[str, Sequence[Word]]], scale: Scale) -> Any:
+    laid = [(title, _lines(found)) for title, found in parts]
+    count = sum(len(lines) + (1.5 if title else 0.5) for title, lines in laid)
+    figure = new_figure(8.2, 0.5 + _LINE * count)
+    axes = figure.add_subplot()
+    axes.set_xlim(0, _COLUMNS)
+    axes.set_ylim(count, 0)
+    bare(axes)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    table = shades()
+    top = 0.5
+    for title, lines in laid:
+        if title:
+            axes.text(0, top, visible(title), fontsize=_SIZE + 1, va="center", parse_math=False)
+            top += 1.25
+        for line in lines:
+            for at, word in line:
+                ground, ink = table[shade(word.relevance, scale) + STEPS]
+                width = _width(visible(word.text))
+                axes.add_patch(_box(at, top, width, ground))
+                axes.text(
+                    at + width / 2, top, visible(word.text), fontsize=_SIZE, family="monospace", ha="center",
+                    va="center", color=tuple(c / 255 for c in ink), parse_math=False,
+                    style="italic" if word.special else "normal",
+                )  # fmt: skip
+            top += 1
+        top += 0.25
+    colour_bar(figure, axes, scale, DEFAULT)
+    return _drawn(figure)
+
+
+def _box(at: float, top: float, width: float, ground: tuple[int, int, int]) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((at - 0.15, top - 0.42), width + 0.3, 0.84, color=tuple(c / 255 for c in ground), linewidth=0)
+
+
+def _lines(found: Sequence[Word]) -> list[list[tuple[float, Word]]]:
+    """Words with the column each begins at, line by line."""
+    lines: list[list[tuple[float, Word]]] = [[]]
+    at = 0.0
+    for word in found:
+        breaks = word.before.count("\n")
+        width = _width(visible(word.text))
+        space = 0.0 if breaks or not lines[-1] else float(bool(word.before)) + 0.2
+        if breaks or (lines[-1] and at + space + width > _COLUMNS):
+            lines.extend([] for _ in range(max(1, min(breaks, 2))))
+            at, space = 0.0, 0.0
+        lines[-1].append((at + space, word))
+        at += space + width
+    return lines
+
+
+def _width(text: str) -> float:
+    """Columns: East Asian signs take two."""
+    return float(sum(2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text))
+
+
+def _drawn(figure: Any) -> Any:
+    """The figure, laid out once here: signs that the font lacks are drawn as boxes, without a word about each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.draw_without_rendering()
+    return figure

@@ -82,6 +82,8 @@ class LRP:
         """
         if unknown not in ("error", "gradient"):
             raise InputError(f'unknown must be "error" or "gradient", got {unknown!r}')
+        if not (isinstance(seed, Tensor) or (isinstance(seed, str) and seed in ("value", "one"))):
+            raise InputError(f'seed must be "value", "one" or a tensor, got {seed!r}')
         if audit not in ("total", "sites"):
             raise InputError(f'audit must be "total" or "sites", got {audit!r}')
         if targets is not None and target is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from relprop.errors import RuleError
 from relprop.ops.base import Call, Expansion, Fact, Native, Op
 from relprop.ops.elementwise import ROUTER
 from relprop.ops.table import op
@@ -31,6 +33,37 @@ class Pool(Op):
             leaf = x.detach().requires_grad_()
             y = self.form(leaf)
         return torch.autograd.grad(y, leaf, s)[0]
+
+    def equal_ties(self, g: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """`g` in equal parts to all entries of each window that are its maximum."""
+        name, rest, options = self.windows
+        if name.startswith(("adaptive", "fractional")):
+            raise RuleError(f"EqualTies needs windows of one size, which {name} has not: choose another rule for it")
+        settings = dict(zip(("kernel_size", "stride", "padding", "dilation"), rest)) | options
+        n = int(name[len("max_pool")])
+
+        def each(value: Any) -> list[int]:
+            return [value] * n if isinstance(value, int) else list(value)
+
+        kernel = each(settings["kernel_size"])
+        stride = each(settings.get("stride") or kernel)
+        dilation, padding = each(settings.get("dilation", 1)), each(settings.get("padding", 0))
+        sizes = list(y.shape[-n:])
+        spans = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(sizes, stride, kernel, dilation)]
+        amounts = [v for p, span, size in zip(padding, spans, x.shape[-n:]) for v in (p, max(span - size - p, 0))]
+        amounts = [v for i in reversed(range(n)) for v in amounts[2 * i : 2 * i + 2]]
+        padded = torch.nn.functional.pad(x, amounts, value=-torch.inf)
+        views = [
+            (..., *(slice(o * d, o * d + (m - 1) * s + 1, s) for o, d, m, s in zip(offset, dilation, sizes, stride)))
+            for offset in itertools.product(*(range(k) for k in kernel))
+        ]
+        ties = torch.zeros_like(y)
+        for view in views:
+            ties += padded[view] == y
+        part, pulled = g / ties, torch.zeros_like(padded)
+        for view in views:
+            pulled[view] += part * (padded[view] == y)
+        return pulled[(..., *(slice(p, p + size) for p, size in zip(padding, x.shape[-n:])))]
 
     def pull(
         self,

@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
+from torch.nn.modules.batchnorm import _NormBase
 
+from relprop.errors import ModelStateError
 from relprop.record.nodes import NODES
 
 Tap = Callable[[tuple[str, ...], Any], Any]
@@ -50,6 +53,7 @@ class ModuleScope:
     def _enter(self, module: nn.Module, args: Any) -> Any:
         if torch.compiler.is_compiling() or threading.get_ident() != self._thread:
             return None
+        _refuse_tracking(module, self._names)
         self._stack.append(module)
         if self._whole is None or self.inside is not None:
             return None
@@ -72,6 +76,8 @@ class ModuleScope:
                 handed_on = output = self._whole(module, treat, given, output)
         elif isinstance(module, torch.jit.ScriptModule) and self.inside is None:
             label(output, args, (SCRIPTED, self.paths[0]))
+        elif isinstance(output, Tensor) and isinstance(output.grad_fn, BackwardCFunction):
+            output.grad_fn.metadata.setdefault("relprop.origin", ("", self.paths[0]))  # type: ignore[attr-defined]
         while self._stack:
             if self._stack.pop() is module:
                 break
@@ -92,6 +98,16 @@ class ModuleScope:
             if names is not None:
                 return tuple(names)
         return ("",)
+
+
+def _refuse_tracking(module: nn.Module, names: dict[nn.Module, list[str]]) -> None:
+    """A norm that would follow its batch's statistics: refused before it runs, for it changes itself."""
+    if module.training and isinstance(module, _NormBase) and module.track_running_stats:
+        path = names.get(module, [""])[0]
+        raise ModelStateError(
+            f"{type(module).__name__} {path!r} is in training mode, on the statistics of the batch: an item's "
+            "relevance would depend on the others, and the model would change. Call model.eval() first."
+        )
 
 
 def label(output: Any, args: Any, origin: tuple[str, str]) -> None:

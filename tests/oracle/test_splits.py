@@ -278,3 +278,39 @@ def test_lp_pool(p: float) -> None:
     total = functional.avg_pool2d(power, 2) * 4
     expected = power * functional.interpolate(r / total, scale_factor=2)
     assert_close(rp.LRP(nn.LPPool2d(p, 2), rp.Zero()).explain(x, target=r).relevance, expected, 1e-9)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kernel_size": 2},
+        {"kernel_size": 3, "stride": 2, "padding": 1},
+        {"kernel_size": (2, 3), "stride": (1, 2), "dilation": (2, 1)},
+        {"kernel_size": 2, "ceil_mode": True},
+    ],
+    ids=str,
+)
+def test_equal_ties_in_any_window(settings: dict) -> None:
+    """R_j = sum over windows of R_k / (number of maxima), for each j that is one of them."""
+    pool = nn.MaxPool2d(**settings)
+    x = torch.randint(1, 4, (2, 2, 5, 7)).double()  # few values, many ties
+    y = pool(x)
+    r = torch.randn_like(y)
+    expected = torch.zeros_like(x)
+    single = torch.zeros_like(x)
+    for k in range(y[0, 0].numel()):
+        # which entries window k reaches: those whose rise alone raises its output
+        reached = []
+        for j in range(x[0, 0].numel()):
+            single.zero_().view(2, 2, -1)[:, :, j] = 1
+            reached.append(pool(single).view(2, 2, -1)[0, 0, k] == 1)
+        best = torch.tensor(reached).view(1, 1, 5, 7) & (x == y.view(2, 2, -1)[:, :, k, None, None])
+        expected += best.double() / best.sum((2, 3), keepdim=True) * r.view(2, 2, -1)[:, :, k, None, None]
+    rule = rp.Composite([(rp.Kind("pool"), rp.EqualTies())])
+    assert_close(rp.LRP(pool, rule).explain(x, target=r).relevance, expected, 1e-12)
+
+
+def test_equal_ties_needs_windows() -> None:
+    rule = rp.Composite([(rp.Kind("pool"), rp.EqualTies())])
+    with pytest.raises(rp.RuleError, match="EqualTies.*adaptive_max_pool2d"):
+        rp.LRP(nn.AdaptiveMaxPool2d(2), rule).explain(torch.randn(1, 1, 5, 5), target=(0, 0, 0))

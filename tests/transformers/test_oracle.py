@@ -330,3 +330,25 @@ def test_stock_bert_encoder(attention: str, preset: Callable[[], Any], rules: Ru
 
     assert_close(explanation.output.last_hidden_state[0], y, rtol=1e-12, label="forward")
     assert_close(relevance_of(explanation)[0], back(r[0]), rtol=1e-9, label="relevance")
+
+
+@pytest.mark.parametrize("preset, rules", PRESETS, ids=PRESET_IDS)
+def test_relevance_between_blocks(preset: Callable[[], Any], rules: Rules) -> None:
+    """`layers=` reads what stands at a block's output: the oracle of the blocks above it."""
+    model = fill(Llama("fused").double(), seed=3)
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(1, TOKENS, SIZE, dtype=torch.float64, generator=generator)
+    r = torch.randn(1, TOKENS, OUT, dtype=torch.float64, generator=generator)
+    above = Llama("fused").double()
+    above.load_state_dict(model.state_dict())
+    above.blocks = above.blocks[1:]
+    with torch.no_grad():
+        angles = torch.arange(TOKENS, dtype=x.dtype)[:, None] / 10000 ** (torch.arange(0, 4, 2, dtype=x.dtype) / 4)
+        cos, sin = (torch.cat((t, t), -1) for t in (angles.cos(), angles.sin()))
+        middle = model.blocks[0](x, cos, sin)
+    _, expected = llama_oracle(above, middle[0], r[0], rules)
+
+    explanation = rp.LRP(model, preset()).explain(x, target=r, layers=["blocks.?"])
+
+    assert set(explanation.layers) == {"blocks.0", "blocks.1"}
+    assert_close(explanation.layers["blocks.0"][0], expected, rtol=1e-9)

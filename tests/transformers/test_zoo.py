@@ -197,6 +197,38 @@ def test_dropout_in_training_mode_is_refused() -> None:
         rp.LRP(case.model, rp.AttnLRP()).explain(target=case.target, **case.kwargs)
 
 
+@pytest.mark.parametrize("target", [(-1, 100), (9, 1), 3, None], ids=str)
+def test_target_outside_the_output(target: Any) -> None:
+    """A token outside the vocabulary, a position outside the sequence, and what does not say which position."""
+    case = make("gpt2")
+    before = snapshot(case.model)
+    with pytest.raises(rp.RelpropError, match="shape"):
+        rp.LRP(case.model, rp.AttnLRP()).explain(target=target, **case.kwargs)
+    assert_same_state(before, snapshot(case.model))
+
+
+def test_a_tuple_names_position_and_token() -> None:
+    case = make("gpt2")
+    lrp = rp.LRP(case.model, rp.AttnLRP())
+    by_tuple, by_function = (lrp.explain(target=t, **case.kwargs).relevance for t in ((-1, 11), case.target))
+    assert torch.equal(by_tuple, by_function)
+
+
+def test_a_prompt_in_the_cache_is_a_constant() -> None:
+    """What was computed before the call takes its share as a constant, and the books say so."""
+    case = make("llama")
+    ids = case.kwargs["input_ids"]
+    with torch.no_grad():
+        cache = case.model(input_ids=ids[:, :-2], use_cache=True).past_key_values
+    explanation = rp.LRP(case.model, rp.AttnLRP()).explain(
+        input_ids=ids[:, -2:], past_key_values=cache, target=case.target
+    )
+    torch.testing.assert_close(explained(case, explanation.output), explained(case, case.forward()))
+    assert explanation.relevance.shape[:2] == (1, 2)
+    assert abs(explanation.audit.constants) > 1e-3
+    assert abs(explanation.audit.unexplained) < 1e-4
+
+
 def test_too_long_a_sequence() -> None:
     case = make("gpt2")
     with pytest.raises((rp.RelpropError, IndexError)):

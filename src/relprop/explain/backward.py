@@ -17,14 +17,14 @@ from relprop.explain.inputs import check_finite, detached
 from relprop.explain.seed import Seed
 from relprop.numerics import dot, nonzero
 from relprop.record import Leaf, Ledger, Recorder
-from relprop.record.recorder import tensors
+from relprop.record.tensors import tensors
 
 
 def propagate(forward: Forward, seed: Seed, request: Request, keep: bool = False) -> Explanation:
     """One backward for one seed. `keep` holds the graph for another."""
     recorder = forward.recorder
     ledger = recorder.ledger = Ledger(request.by_site)
-    captured = [t for groups in recorder.captures.values() for group in groups for t in group]
+    captured = [t for groups in recorder.captures.found.values() for group in groups for t in group]
     grads = _gradients(recorder, seed, [leaf.tensor for leaf in recorder.leaves] + captured, keep)
     count = len(recorder.leaves)
     relevance = [_read(recorder, leaf.tensor, g) for leaf, g in zip(recorder.leaves, grads[:count], strict=True)]
@@ -37,7 +37,7 @@ def propagate(forward: Forward, seed: Seed, request: Request, keep: bool = False
         target=detached(seed.target),
         audit=audit,
         plan=forward.plan(),
-        layers=_layers(recorder.captures, layers),
+        layers=_layers(recorder.captures.found, layers),
         leaves={leaf.name: r for leaf, r, other in zip(recorder.leaves, relevance, further, strict=True) if other},
         inputs=forward.args[0] if len(forward.args) == 1 and not forward.kwargs else (forward.args, forward.kwargs),
     )

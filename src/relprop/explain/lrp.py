@@ -17,7 +17,7 @@ from relprop.explain.explanation import Explanation
 from relprop.explain.forward import Request, check_layers, check_model, record, run
 from relprop.plan import Plan
 from relprop.record import Recorder
-from relprop.record.recorder import tensors
+from relprop.record.tensors import tensors
 from relprop.selectors import Positions
 
 

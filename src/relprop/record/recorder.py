@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -24,19 +23,21 @@ from relprop.ops.elementwise import Elementwise, Rectify, Sum
 from relprop.ops.structure import SAME
 from relprop.record.books import Ledger
 from relprop.record.call import SeenCall
-from relprop.record.coverage import MARK
+from relprop.record.captures import Captures
 from relprop.record.facts import Facts
+from relprop.record.inplace import inplace, is_inplace, write
+from relprop.record.marks import mark
 from relprop.record.residual import residual
 from relprop.record.saved import Boxes
 from relprop.record.scope import ModuleScope
 from relprop.record.step import Step, Visit
+from relprop.record.tensors import tensors
 from relprop.rules import Identity, Signed
 from relprop.rules.base import as_is
 from relprop.selectors import Kind, Positions
 from relprop.site import Site
 
 _HEADS = ("softmax", "log_softmax", "sigmoid", "expit", "logsigmoid")
-_WRITERS = ("setitem", "copy", "fill", "zero")
 
 
 @dataclass
@@ -108,18 +109,16 @@ class Recorder(TorchFunctionMode):
         self._asks_residual = any(
             isinstance(s, Kind) and "residual" in s.kinds for selector in composite.selectors for s in selector.walk()
         )
-        self.layers = tuple(layers)
         # the graph and the scope must not keep the recorder: through autograd's nodes no cycle is ever collected
-        self._books: Callable[[], Ledger] = _weakly(self._open_ledger)
-        self.scope = ModuleScope(model, _weakly(self._tap) if self.layers else None, _weakly(self._whole))
+        self.books: Callable[[], Ledger] = _weakly(self._open_ledger)
         self.facts = Facts()
+        self.captures = Captures(layers, self.facts)
+        self.scope = ModuleScope(model, _weakly(self._tap) if layers else None, _weakly(self._whole))
         self.boxes = Boxes()
         self.ledger = Ledger()
         self.sites: list[tuple[Site, Decision]] = []
         self.cuts: list[tuple[str, str]] = []
-        self.native_nodes = 0
         self.leaves: list[Leaf] = []
-        self.captures: dict[str, list[list[Tensor]]] = {}
         self.head: tuple[Any, Tensor] | None = None
         self._aliases: dict[int, tuple[Tensor, Tensor]] = {}
         self._calls: dict[tuple[tuple[str, ...], str], int] = {}
@@ -177,21 +176,11 @@ class Recorder(TorchFunctionMode):
         if kwargs.get("out") is not None:
             target = kwargs.pop("out")
             result = self.__torch_function__(func, types, args, kwargs)
-            return self._write(target, result)
+            return write(self, target, result)
         call = SeenCall(self, func, entry.name, args, kwargs)
-        if entry.inplace or entry.name in _WRITERS or kwargs.get("inplace") or self._positional_inplace(call):
-            return self._inplace(call, entry)
-        return self._carry_out(call, self._parse(entry, call))
-
-    @staticmethod
-    def _positional_inplace(call: SeenCall) -> bool:
-        """`F.relu(x, True)`: the activations of torch.nn.functional take `inplace` last."""
-        return (
-            len(call.args) > 1
-            and call.args[-1] is True
-            and getattr(call.func, "__module__", "") == "torch.nn.functional"
-            and call.name in _INPLACE_LAST
-        )
+        if is_inplace(call, entry):
+            return inplace(self, call, entry)
+        return self.carry_out(call, self.parse(entry, call))
 
     def _enter(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], bool]:
         """Parameters become detached aliases; does any argument depend on the input?"""
@@ -299,7 +288,7 @@ class Recorder(TorchFunctionMode):
             self.boxes.before_write(args[0])
         result = func(*args, **kwargs)
         origin = (name, self.scope.paths[0])
-        seen = self._seen(args, kwargs)
+        seen = self.seen(args, kwargs)
         if name in _READS or any(t.is_floating_point() and not t.requires_grad for t in tensors(result)):
             self._cut(name)  # its values go on without the graph
         for out in tensors(result):
@@ -310,14 +299,14 @@ class Recorder(TorchFunctionMode):
 
     # -- calls that are read -------------------------------------------------------------------------------------
 
-    def _parse(self, entry: Any, call: SeenCall) -> Op | Native | Expansion:
+    def parse(self, entry: Any, call: SeenCall) -> Op | Native | Expansion:
         parsed = entry.parse(call)
         if self._asks_residual and isinstance(parsed, Sum) and parsed.factors == (1.0, 1.0):
             if residual(*parsed.operands):
                 parsed.kind = "residual"
         return parsed
 
-    def _carry_out(self, call: SeenCall, parsed: Op | Native | Expansion) -> Any:
+    def carry_out(self, call: SeenCall, parsed: Op | Native | Expansion) -> Any:
         if isinstance(parsed, Expansion):
             with self:
                 return parsed.run()
@@ -327,42 +316,42 @@ class Recorder(TorchFunctionMode):
 
     def _native(self, call: SeenCall, native: Native) -> Any:
         run = native.run or call.run
-        seen = self._seen(call.args, call.kwargs)
-        if native.form != "move" and self._carrying(seen):
+        seen = self.seen(call.args, call.kwargs)
+        if native.form != "move" and self.carrying(seen):
             return self._native_carrying(call, native, run, seen)
         result = run()
         if call.name in SAME and isinstance(result, Tensor):
             self.dtypes.add(result.dtype)
-        self._mark(result, call, native.share)
+        mark(result, (call.args, call.kwargs), self.books, native.share)
         self._note(result, native.fact, seen)
         return result
 
     def _native_carrying(self, call: SeenCall, native: Native, run: Callable[[], Any], seen: frozenset[int]) -> Any:
         """Scalings pass relevance entry by entry; sums stabilise it."""
         moving = native.operands or tuple(t for t in tensors((call.args, call.kwargs)) if t.requires_grad)
-        site = self._site("scale", call.name, "elementwise")
+        site = self.site("scale", call.name, "elementwise")
         if native.form == "scale" and len(moving) == 1:
             with torch.no_grad():
                 shape = run().shape
             if shape == moving[0].shape:
                 op = Elementwise(call.name)
                 op.carrying = True
-                result = Step.apply(Visit(op, Identity(), site, self._books), run, *moving)
+                result = Step.apply(Visit(op, Identity(), site, self.books), run, *moving)
                 self._note(result, native.fact, seen)
                 return result
         result = run()
-        self._mark(result, call, native.share)
+        mark(result, (call.args, call.kwargs), self.books, native.share)
         if isinstance(result, Tensor):
             op_sum = Sum((1.0,))
             op_sum.carrying = True
             values = result
-            result = Step.apply(Visit(op_sum, Signed(), site, self._books), values.clone, values)
+            result = Step.apply(Visit(op_sum, Signed(), site, self.books), values.clone, values)
         self._note(result, native.fact, seen)
         return result
 
     def _visit(self, call: SeenCall, op: Op) -> Any:
         operands, run = op.take()
-        seen = self._seen(operands, {})
+        seen = self.seen(operands, {})
         merged: Producer | None = getattr(op, "merged_into", None)
         if merged is not None:
             site, decision = merged.site, merged.decision
@@ -371,10 +360,10 @@ class Recorder(TorchFunctionMode):
             op.carrying = merged.op.carrying
             seen = seen | site.entry
         elif op.family == "fixed":
-            site, decision = self._site(op.kind, call.name, op.family), Decision(Identity(), "fixed", None)
-            op.carrying = self._carrying(seen)
+            site, decision = self.site(op.kind, call.name, op.family), Decision(Identity(), "fixed", None)
+            op.carrying = self.carrying(seen)
         else:
-            site, decision, seen = self._decide(op, call.name, seen)
+            site, decision, seen = self.decide(op, call.name, seen)
         rule = decision.rule
         op.bind(rule)
         if rule.constant(op):
@@ -385,16 +374,16 @@ class Recorder(TorchFunctionMode):
             self._note(result, op.fact, seen)
             return result
         before = rule.native(op) if op.family != "fixed" else None
-        if before is as_is and call.name == "relu" and (step := self._only_reader(operands[0])) is not None:
+        if before is as_is and call.name == "relu" and (step := self.only_reader(operands[0])) is not None:
             return self._rectify(step, op, site, operands[0], run, seen)
         if before is not None:
             result = run()
             entry = "bias" if isinstance(op, LinearMap) else "constants"
-            self._mark(result, call, _bias_share(op, merged is not None), before, entry)
+            mark(result, (call.args, call.kwargs), self.books, _bias_share(op, merged is not None), before, entry)
             merged = None
         else:
             self.checkpointed = self.checkpointed or self.boxes.elsewhere()
-            visit = Visit(op, rule, site, self._books)
+            visit = Visit(op, rule, site, self.books)
             result = Step.apply(visit, run, *operands)
         if isinstance(op, LinearMap):
             op.fact = op.fact or Fact()
@@ -404,19 +393,19 @@ class Recorder(TorchFunctionMode):
         self._note(result, op.fact, seen)
         op.fact = None  # it lives as long as the result, not as long as the graph
         if merged is not None and merged.capture is not None:
-            result = self._capture(merged.capture, result)
+            result = self.captures.keep(merged.capture, result)
         if call.name in _HEADS and isinstance(result, Tensor) and len(operands) == 1:
             self.head = (weakref.ref(result), operands[0])
         return result
 
-    def _decide(self, op: Op, name: str, seen: frozenset[int]) -> tuple[Site, Decision, frozenset[int]]:
+    def decide(self, op: Op, name: str, seen: frozenset[int]) -> tuple[Site, Decision, frozenset[int]]:
         """The site, its rule, and what lies below its output. A recomputation gets what the first pass gave."""
-        site = self._site(op.kind, name, op.family)
+        site = self.site(op.kind, name, op.family)
         key = (site.paths, name, site.call)
         if self.replaying and key in self._memory:
             site, decision, op.carrying = self._memory[key]
             return site, decision, seen | site.entry
-        op.carrying = self._carrying(seen)
+        op.carrying = self.carrying(seen)
         seen = self.positions.visit(site, seen)
         decision = self.composite.decide(site)
         if site.entry and self.carry == "entry":
@@ -431,98 +420,12 @@ class Recorder(TorchFunctionMode):
         self._totals = dict(self._calls)
         return self
 
-    def _attend(self, op: Attention, rule: Any, site: Site, operands: tuple[Tensor, ...], call: SeenCall) -> Any:
-        """The kernel itself, with what enters it sharing out its gradients."""
-        shares = rule.attention(op)
-        changed: dict[str, Tensor] = {}
-        scores = any(shares.get(role) for role in op.roles if role != "v")
-        for role, operand in zip(op.roles, operands, strict=True):
-            share = shares.get(role, 0.0)
-            if not share:
-                changed[role] = operand.detach()
-                continue
-            rest = (1 - share if scores else 0.0) if role == "v" else -share
-            visit = Visit(Share(role, share, rest), rule, site, self._books)
-            changed[role] = Step.apply(visit, partial(operand.view_as, operand), operand)
-        result = op.kernel(changed)
-        if not result.requires_grad and any(t.requires_grad for t in changed.values()):
-            raise ModelStateError(
-                f"the attention kernel at {site.label} returned no gradient: choose another by torch.nn.attention."
-            )
-        inner = SeenCall(self, call.func, call.name, tuple(changed.values()), {})
-        if scores and ("v" not in op.roles or not shares.get("v")):  # then no operand's share accounts for the output
-            value = result.detach()
-            self._mark(result, inner, lambda g: dot(value, g), entry="excess")
-        else:
-            self._mark(result, inner)
-        return result
-
-    def _whole(self, module: nn.Module, treat: str, args: tuple[Any, ...], output: Any) -> Any:
-        """A module that is registered as one operation."""
-        moving = [t for t in tensors(args) if t.requires_grad]
-        if not moving:
-            return output
-        name = type(module).__name__
-        call = SeenCall(self, module, name, args, {})
-        if treat == "gradient":
-            self._mark(output, call)
-            return output
-        if not (isinstance(output, Tensor) and output.shape == moving[0].shape):
-            raise RegistryError(
-                f"{name} ({self.scope.paths[0]!r}) is registered as an elementwise function, but its output has not the "
-                f'shape {tuple(moving[0].shape)} of its input: register it with treat="gradient", or not at all'
-            )
-        op = Elementwise(name)
-        op.operands, op.run = (moving[0],), output.detach().clone
-        return self._visit(call, op)
-
-    def _inplace(self, call: SeenCall, entry: Any) -> Any:
-        """In-place calls keep their meaning: computed as any other, then written into the target."""
-        target = call.args[0] if call.args else call.kwargs["input"]
-        if not target.requires_grad or entry.name in _WRITERS or entry.name in _PLACERS:
-            return self._write_natively(call, entry, target)
-        kwargs = {k: v for k, v in call.kwargs.items() if k != "inplace"}
-        args = call.args
-        if args and args[-1] is True and self._positional_inplace(call):
-            args = args[:-1]
-        func = _out_of_place(call.func)
-        outer = SeenCall(self, func, entry.name, args, kwargs)
-        parsed = self._parse(entry, outer)
-        if self._runs_natively(parsed, outer):
-            if entry.name == "relu" and self._absorb(target, parsed, call):
-                return target
-            self.boxes.before_write(target)
-            fresh = SeenCall(self, call.func, entry.name, call.args, call.kwargs)
-            if isinstance(parsed, Op):
-                parsed.run = fresh.run
-            result = self._carry_out(fresh, parsed)
-            self._mark_view(target)
-            return result
-        result = self._carry_out(outer, parsed)
-        return self._write(target, result)
-
-    def _absorb(self, target: Tensor, parsed: Any, call: SeenCall) -> bool:
-        """A ReLU that is the only reader of a linear map's output becomes part of that map's site.
-
-        The ReLU's result stands for the output: `g z` is the same where g is masked, and zero where it is not. So
-        neither the output nor a mask is kept, and the ReLU has no node of its own.
-        """
-        step = self._only_reader(target)
-        if step is None:
-            return False
-        self._decide(parsed, call.name, self._seen((target,), {}))
-        with torch.no_grad():
-            call.run()
-        step.op.rectified = True
-        self.facts.put(target, parsed.fact)
-        return True
-
     def _rectify(
         self, step: Visit, op: Op, site: Site, operand: Tensor, run: Callable[[], Any], seen: frozenset[int]
     ) -> Tensor:
         """The same out of place: undone should something else read the map's output after all."""
         rectify = Rectify()
-        result = Step.apply(Visit(rectify, _OUTPUT_ALONE, site, self._books), run, operand)
+        result = Step.apply(Visit(rectify, _OUTPUT_ALONE, site, self.books), run, operand)
         step.op.rectified = True
         put_back = self.boxes.stand_in(operand, result)
 
@@ -534,69 +437,63 @@ class Recorder(TorchFunctionMode):
         self._note(result, op.fact, seen)
         return result
 
-    def _only_reader(self, tensor: Tensor) -> Visit | None:
+    def only_reader(self, tensor: Tensor) -> Visit | None:
         """The linear map's step that made the tensor, if the running call is the first to read it."""
         fact = self.facts.get(tensor)
         step = fact.step if fact is not None else None
         return step if step is not None and self.facts.reads(tensor) == 1 and tensor._base is None else None
 
-    def _runs_natively(self, parsed: Op | Native | Expansion, call: SeenCall) -> bool:
-        """A call that torch itself may carry out in place: an activation of degree one, a signed sum, a factor."""
-        if self._carrying(self._seen(call.args, call.kwargs)):
-            return False
-        if isinstance(parsed, Native):
-            return parsed.run is None
-        if isinstance(parsed, (Elementwise, Sum)):
-            if isinstance(parsed, Elementwise) and not parsed.degree_one:
-                return False
-            site = self._site(parsed.kind, getattr(parsed, "name", "add"), parsed.family, count=False)
-            for inner in self.positions.counted:
-                if inner.matches(site):
-                    return False
-            return self.composite.decide(site).rule.native(parsed) is as_is
-        return False
-
-    def _write(self, target: Tensor, result: Any) -> Any:
-        self.boxes.before_write(target)
-        fact, seen = self.facts.get(result), self.facts.seen(result)
-        target.copy_(result)
-        self._mark_written(target, result)
-        self.facts.put(target, fact)
-        self.facts.mark_seen(target, seen)
-        return target
-
-    def _write_natively(self, call: SeenCall, entry: Any, target: Tensor) -> Any:
-        self.boxes.before_write(target)
-        seen = self._seen(call.args, call.kwargs)
-        parsed = entry.parse(call)
-        share = parsed.share if isinstance(parsed, Native) else None
-        result = call.run()
-        self._mark(target, call, share)
-        self._mark_view(target)
-        self.facts.put(target, None)
-        self.facts.mark_seen(target, seen)
+    def _attend(self, op: Attention, rule: Any, site: Site, operands: tuple[Tensor, ...], call: SeenCall) -> Any:
+        """The kernel itself, with what enters it sharing out its gradients."""
+        shares = rule.attention(op)
+        changed: dict[str, Tensor] = {}
+        scores = any(shares.get(role) for role in op.roles if role != "v")
+        for role, operand in zip(op.roles, operands, strict=True):
+            share = shares.get(role, 0.0)
+            if not share:
+                changed[role] = operand.detach()
+                continue
+            rest = (1 - share if scores else 0.0) if role == "v" else -share
+            visit = Visit(Share(role, share, rest), rule, site, self.books)
+            changed[role] = Step.apply(visit, partial(operand.view_as, operand), operand)
+        result = op.kernel(changed)
+        if not result.requires_grad and any(t.requires_grad for t in changed.values()):
+            raise ModelStateError(
+                f"the attention kernel at {site.label} returned no gradient: choose another by torch.nn.attention."
+            )
+        given = tuple(changed.values())
+        if scores and ("v" not in op.roles or not shares.get("v")):  # then no operand's share accounts for the output
+            value = result.detach()
+            mark(result, given, self.books, lambda g: dot(value, g), entry="excess")
+        else:
+            mark(result, given, self.books)
         return result
 
-    def _mark_written(self, target: Tensor, source: Tensor) -> None:
-        if target.grad_fn is not None:
-            target.grad_fn.metadata[MARK] = True
-        self._mark_view(target)
+    def _whole(self, module: nn.Module, treat: str, args: tuple[Any, ...], output: Any) -> Any:
+        """A module that is registered as one operation."""
+        moving = [t for t in tensors(args) if t.requires_grad]
+        if not moving:
+            return output
+        name = type(module).__name__
+        call = SeenCall(self, module, name, args, {})
+        if treat == "gradient":
+            mark(output, args, self.books)
+            return output
+        if not (isinstance(output, Tensor) and output.shape == moving[0].shape):
+            raise RegistryError(
+                f"{name} ({self.scope.paths[0]!r}) is registered as an elementwise function, but its output has not the "
+                f'shape {tuple(moving[0].shape)} of its input: register it with treat="gradient", or not at all'
+            )
+        op = Elementwise(name)
+        op.operands, op.run = (moving[0],), output.detach().clone
+        return self._visit(call, op)
 
-    @staticmethod
-    def _mark_view(target: Tensor) -> None:
-        """A view was written: its base has a `CopySlices` node now, which is ours."""
-        base = target._base
-        if base is not None and base.grad_fn is not None:
-            base.grad_fn.metadata[MARK] = True
-        if target.grad_fn is not None:
-            target.grad_fn.metadata[MARK] = True
+    # -- sites, facts -------------------------------------------------------------------------------------
 
-    # -- sites, marks, facts -------------------------------------------------------------------------------------
-
-    def _carrying(self, seen: frozenset[int]) -> bool:
+    def carrying(self, seen: frozenset[int]) -> bool:
         return self.carry == "everywhere" or (self.carry == "entry" and not seen)
 
-    def _site(self, kind: str, name: str, family: str, count: bool = True) -> Site:
+    def site(self, kind: str, name: str, family: str, count: bool = True) -> Site:
         paths = self.scope.paths
         key = (paths, name)
         call = self._calls.get(key, 0)
@@ -610,7 +507,7 @@ class Recorder(TorchFunctionMode):
     def _open_ledger(self) -> Ledger:
         return self.ledger
 
-    def _seen(self, args: Any, kwargs: Any) -> frozenset[int]:
+    def seen(self, args: Any, kwargs: Any) -> frozenset[int]:
         if not self.positions.entries:
             return frozenset()
         if self.replaying:
@@ -624,80 +521,8 @@ class Recorder(TorchFunctionMode):
                     self.facts.put(out, fact)
                 self.facts.mark_seen(out, seen)
 
-    def _mark(
-        self,
-        result: Any,
-        call: SeenCall,
-        share: Callable[[Tensor], Tensor] | None = None,
-        before: Callable[[Tensor], Tensor] = as_is,
-        entry: str = "constants",
-    ) -> None:
-        """Mark the nodes that this call made as ours, and hang its account and its factor before them."""
-        outs = [t for t in tensors(result) if t.grad_fn is not None]
-        stops = {t.grad_fn for t in tensors((call.args, call.kwargs)) if t.grad_fn is not None}
-        stack = [t.grad_fn for t in outs]
-        if (share is not None or before is not as_is) and outs:
-            self._hang(outs[0].grad_fn, share, before, entry)
-        while stack:
-            node: Any = stack.pop()
-            if node is None or node in stops or MARK in node.metadata:
-                continue
-            node.metadata[MARK] = True
-            stack.extend(n for n, _ in node.next_functions)
-
-    def _hang(
-        self,
-        node: Any,
-        share: Callable[[Tensor], Tensor] | None,
-        before: Callable[[Tensor], Tensor],
-        entry: str,
-    ) -> None:
-        books = self._books
-
-        def prehook(grads: Any) -> Any:
-            g = grads[0]
-            if g is None:
-                return None
-            if share is not None:
-                ledger = books()
-                ledger.open(None)
-                ledger.add(entry, share(g))
-            return None if before is as_is else (before(g), *grads[1:])
-
-        node.register_prehook(prehook)
-
-    # -- layers --------------------------------------------------------------------------------------------------
-
     def _tap(self, paths: tuple[str, ...], output: Any) -> Any:
-        wanted = [p for p in paths if any(fnmatchcase(p, pattern) for pattern in self.layers)]
-        if not wanted:
-            return None
-        group: list[Tensor] = []
-        for path in wanted if not self.replaying else ():
-            self.captures.setdefault(path, []).append(group)
-        if isinstance(output, Tensor):
-            if not output.requires_grad:
-                return None
-            fact = self.facts.get(output)
-            if fact is not None and fact.producer is not None:
-                fact.producer.capture = group
-            return self._capture(group, output)
-        if isinstance(output, tuple) and type(output) is tuple:
-            return tuple(self._capture(group, o) if isinstance(o, Tensor) and o.requires_grad else o for o in output)
-        return None
-
-    def _capture(self, group: list[Tensor], output: Tensor) -> Tensor:
-        """Keep the tensor as it is now; the model goes on with an equal one, which it may change."""
-        with torch._C.DisableTorchFunction():
-            onward = output.clone()
-        if onward.grad_fn is not None:
-            onward.grad_fn.metadata[MARK] = True
-        self.facts.move(output, onward)
-        fact = self.facts.get(onward)
-        if fact is not None:
-            fact.step = None  # the tensor that was captured has to stay as it is
-        group.append(output)
-        return onward
+        return self.captures.tap(paths, output, self.replaying)
 
 
 def _bias_share(op: Op, merged: bool) -> Callable[[Tensor], Tensor] | None:
@@ -713,18 +538,6 @@ def _bias_share(op: Op, merged: bool) -> Callable[[Tensor], Tensor] | None:
         # minus infinity masks a score: it carries nothing
         return lambda g: dot(torch.where(constant.isinf(), 0.0, constant).to(g.dtype), g)
     return None
-
-
-def tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested lists, tuples and dicts."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from tensors(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors(item)
 
 
 def _same(x: Tensor, y: Tensor) -> bool:
@@ -746,30 +559,7 @@ def _in_reentrant_checkpoint() -> bool:
     return False
 
 
-def _out_of_place(func: Any) -> Any:
-    """`Tensor.sigmoid_` -> `Tensor.sigmoid`; a function with `inplace=` is itself."""
-    name = getattr(func, "__name__", "")
-    operator = _AUGMENTED.get(func)
-    if operator is not None:
-        return operator
-    if name.endswith("_") and not name.endswith("__"):
-        for space in (torch.Tensor, torch, torch.nn.functional):
-            if getattr(space, name, None) is func and hasattr(space, name[:-1]):
-                return getattr(space, name[:-1])
-    return func
-
-
 _REENTRANT = CheckpointFunction.forward.__code__
 _DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 _DETACHES = frozenset({torch.Tensor.detach, torch.detach, torch.Tensor.detach_, torch.detach_, _DATA})
 _READS = frozenset("item tolist numpy __float__ __array__".split())
-_INPLACE_LAST = frozenset(
-    "relu relu6 silu mish hardswish hardsigmoid elu selu celu leaky_relu rrelu hardtanh threshold dropout "
-    "alpha_dropout dropout1d dropout2d dropout3d feature_alpha_dropout".split()
-)
-_PLACERS = frozenset("index_add index_copy index_put index_fill scatter scatter_add masked_scatter put".split())
-_AUGMENTED = {
-    getattr(torch.Tensor, f"__i{short}__"): getattr(torch.Tensor, name)
-    for short, name in {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "pow": "pow"}.items()
-    if hasattr(torch.Tensor, f"__i{short}__")
-}

@@ -1,0 +1,124 @@
+"""In-place calls keep their meaning, also where their return value is ignored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from relprop.ops import Expansion, Native, Op
+from relprop.ops.elementwise import Elementwise, Sum
+from relprop.record.call import SeenCall
+from relprop.record.marks import mark, mark_written
+from relprop.record.tensors import out_of_place
+from relprop.rules.base import as_is
+
+if TYPE_CHECKING:
+    from relprop.record.recorder import Recorder
+
+#: Calls that replace what stood in their target.
+WRITERS = ("setitem", "copy", "fill", "zero")
+_PLACERS = frozenset("index_add index_copy index_put index_fill scatter scatter_add masked_scatter put".split())
+#: The functions of torch.nn.functional that take `inplace` last.
+_INPLACE_LAST = frozenset(
+    "relu relu6 silu mish hardswish hardsigmoid elu selu celu leaky_relu rrelu hardtanh threshold dropout "
+    "alpha_dropout dropout1d dropout2d dropout3d feature_alpha_dropout".split()
+)
+
+
+def is_inplace(call: SeenCall, entry: Any) -> bool:
+    return entry.inplace or entry.name in WRITERS or bool(call.kwargs.get("inplace")) or _positional(call)
+
+
+def _positional(call: SeenCall) -> bool:
+    """`F.relu(x, True)`."""
+    return (
+        len(call.args) > 1
+        and call.args[-1] is True
+        and getattr(call.func, "__module__", "") == "torch.nn.functional"
+        and call.name in _INPLACE_LAST
+    )
+
+
+def inplace(rec: Recorder, call: SeenCall, entry: Any) -> Any:
+    """In-place calls keep their meaning: computed as any other, then written into the target."""
+    target = call.args[0] if call.args else call.kwargs["input"]
+    if not target.requires_grad or entry.name in WRITERS or entry.name in _PLACERS:
+        return _write_natively(rec, call, entry, target)
+    kwargs = {k: v for k, v in call.kwargs.items() if k != "inplace"}
+    args = call.args
+    if args and args[-1] is True and _positional(call):
+        args = args[:-1]
+    func = out_of_place(call.func)
+    outer = SeenCall(rec, func, entry.name, args, kwargs)
+    parsed = rec.parse(entry, outer)
+    if _runs_natively(rec, parsed, outer):
+        if entry.name == "relu" and _absorb(rec, target, parsed, call):
+            return target
+        rec.boxes.before_write(target)
+        fresh = SeenCall(rec, call.func, entry.name, call.args, call.kwargs)
+        if isinstance(parsed, Op):
+            parsed.run = fresh.run
+        result = rec.carry_out(fresh, parsed)
+        mark_written(target)
+        return result
+    result = rec.carry_out(outer, parsed)
+    return write(rec, target, result)
+
+
+def _absorb(rec: Recorder, target: Tensor, parsed: Any, call: SeenCall) -> bool:
+    """A ReLU that is the only reader of a linear map's output becomes part of that map's site.
+
+    The ReLU's result stands for the output: `g z` is the same where g is masked, and zero where it is not. So
+    neither the output nor a mask is kept, and the ReLU has no node of its own.
+    """
+    step = rec.only_reader(target)
+    if step is None:
+        return False
+    rec.decide(parsed, call.name, rec.seen((target,), {}))
+    with torch.no_grad():
+        call.run()
+    step.op.rectified = True
+    rec.facts.put(target, parsed.fact)
+    return True
+
+
+def _runs_natively(rec: Recorder, parsed: Op | Native | Expansion, call: SeenCall) -> bool:
+    """A call that torch itrec may carry out in place: an activation of degree one, a signed sum, a factor."""
+    if rec.carrying(rec.seen(call.args, call.kwargs)):
+        return False
+    if isinstance(parsed, Native):
+        return parsed.run is None
+    if isinstance(parsed, (Elementwise, Sum)):
+        if isinstance(parsed, Elementwise) and not parsed.degree_one:
+            return False
+        site = rec.site(parsed.kind, getattr(parsed, "name", "add"), parsed.family, count=False)
+        for inner in rec.positions.counted:
+            if inner.matches(site):
+                return False
+        return rec.composite.decide(site).rule.native(parsed) is as_is
+    return False
+
+
+def write(rec: Recorder, target: Tensor, result: Any) -> Any:
+    rec.boxes.before_write(target)
+    fact, seen = rec.facts.get(result), rec.facts.seen(result)
+    target.copy_(result)
+    mark_written(target)
+    rec.facts.put(target, fact)
+    rec.facts.mark_seen(target, seen)
+    return target
+
+
+def _write_natively(rec: Recorder, call: SeenCall, entry: Any, target: Tensor) -> Any:
+    rec.boxes.before_write(target)
+    seen = rec.seen(call.args, call.kwargs)
+    parsed = entry.parse(call)
+    share = parsed.share if isinstance(parsed, Native) else None
+    result = call.run()
+    mark(target, (call.args, call.kwargs), rec.books, share)
+    mark_written(target)
+    rec.facts.put(target, None)
+    rec.facts.mark_seen(target, seen)
+    return result

@@ -1,0 +1,41 @@
+"""Tensors in nested containers, and the names of torch's in-place calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested lists, tuples and dicts."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors(item)
+
+
+def out_of_place(func: Any) -> Any:
+    """`Tensor.sigmoid_` -> `Tensor.sigmoid`; a function with `inplace=` is itself."""
+    name = getattr(func, "__name__", "")
+    operator = _AUGMENTED.get(func)
+    if operator is not None:
+        return operator
+    if name.endswith("_") and not name.endswith("__"):
+        for space in (torch.Tensor, torch, torch.nn.functional):
+            if getattr(space, name, None) is func and hasattr(space, name[:-1]):
+                return getattr(space, name[:-1])
+    return func
+
+
+_AUGMENTED = {
+    getattr(torch.Tensor, f"__i{short}__"): getattr(torch.Tensor, name)
+    for short, name in {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "pow": "pow"}.items()
+    if hasattr(torch.Tensor, f"__i{short}__")
+}

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from relprop.cli.progress import Progress
+from relprop.cli.table import table
 
 Command = Callable[..., Any]
 
@@ -203,3 +204,6 @@ def demo(out: str, photos: tuple[str, ...]) -> None:
     from relprop.cli.demo import run
 
     run(Path(out), photos)
+
+
+relprop.add_command(table)

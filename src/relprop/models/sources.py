@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
@@ -121,6 +122,14 @@ def _from_timm(name: str) -> LoadedModel:
 
 
 def _from_file(spec: str) -> LoadedModel:
+    model = from_file(spec)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model {spec!r}: {spec.rpartition(':')[2]} returned {type(model).__name__}, not an nn.Module")
+    return LoadedModel(model, Preprocess())
+
+
+def from_file(spec: str) -> Any:
+    """What a function in a Python file returns, given as ``FILE.py:FACTORY``; or what stands there, if no function."""
     file, _, factory = spec.rpartition(":") if not spec.endswith(".py") else (spec, "", "")
     path = Path(file)
     if not factory.isidentifier():
@@ -138,16 +147,13 @@ def _from_file(spec: str) -> LoadedModel:
             offered = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
             raise InputError(f"{path} has no {factory!r}{_nearest(factory, offered)}")
         found = getattr(module, factory)
-        model = found if isinstance(found, nn.Module) else found()
+        return found() if callable(found) and not isinstance(found, nn.Module) else found
     except InputError:
         raise
     except Exception as error:
         raise InputError(f"model {spec!r}: {path} raised {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.resolve().parent))
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model {spec!r}: {factory} returned {type(model).__name__}, not an nn.Module")
-    return LoadedModel(model, Preprocess())
 
 
 def _nearest(wanted: str, known: Iterable[str]) -> str:

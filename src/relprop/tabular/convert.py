@@ -40,7 +40,8 @@ class Converted(nn.Module):
 
     prepare  the scalers at the beginning. They go feature by feature, so relevance at what they make is relevance of
              the features; how far a feature lies from its mean is what counts, not how far from zero
-    core     the rest: linear maps and activations, without a final softmax or logistic function
+    core     the rest: linear maps and activations, without a final softmax or logistic function. A binary classifier's
+             one margin m becomes the two scores -m and m, so that either class can be explained by any rule
     task     "classification" or "regression"
     features, classes  the names the estimator was fitted with, if it knows any
     """
@@ -64,6 +65,8 @@ class Converted(nn.Module):
 def from_sklearn(estimator: Any) -> Converted:
     """A torch module that gives an estimator's scores: logits of a classifier, predictions of a regressor.
 
+    Of a binary classifier the scores are minus and plus its margin.
+
     Converted are `MLPClassifier`, `MLPRegressor` and linear models, alone or at the end of a `Pipeline` of
     `StandardScaler`, `MinMaxScaler`, `MaxAbsScaler`, `RobustScaler`, `PCA`, and steps that are passed through.
 
@@ -73,7 +76,7 @@ def from_sklearn(estimator: Any) -> Converted:
     require("sklearn", "tabular", "converting an estimator of scikit-learn")
     steps = _steps(estimator)
     prepare: list[nn.Module] = []
-    core: list[nn.Module] = []
+    core: list[Any] = []
     for name, step in steps[:-1]:
         made = _transformer(name, step)
         if made is None:
@@ -82,6 +85,9 @@ def from_sklearn(estimator: Any) -> Converted:
     name, last = steps[-1]
     core += _final(name, last)
     classes = getattr(last, "classes_", None)
+    if classes is not None and len(classes) == 2 and core[-1].out_features == 1:
+        margin = core.pop()
+        core.append(_linear(torch.cat([-margin.weight, margin.weight]), torch.cat([-margin.bias, margin.bias])))
     features = next((f for _, s in steps if (f := getattr(s, "feature_names_in_", None)) is not None), None)
     return Converted(
         nn.Sequential(*prepare),
@@ -174,4 +180,6 @@ def _linear(weight: Any, bias: Any) -> nn.Linear:
 
 
 def _tensor(values: Any) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
     return torch.tensor(np.array(values, dtype=np.float64))

@@ -128,8 +128,7 @@ class Explainer:
     def predict(self, data: Any) -> np.ndarray[Any, Any]:
         """The model's raw outputs, [N, outputs]."""
         table = batch(data, self.feature_names)
-        with torch.no_grad():
-            parts = [self._outputs(self._core(self._tensor(part))) for part in self._parts(table.values)]
+        parts = [self._outputs(self._run(self._tensor(part))) for part in self._parts(table.values)]
         return torch.cat(parts).cpu().numpy()
 
     def explain(self, instance: Any, target: Any = None) -> Result:
@@ -139,12 +138,18 @@ class Explainer:
         """
         return self._explain(single(instance, self.feature_names), target, ())[0]
 
-    def explain_batch(self, data: Any, target: Any = None) -> Results:
+    def explain_batch(self, data: Any, target: Any = None, labels: Sequence[Any] | None = None) -> Results:
         """Explain many instances in one batched pass: an array with the instances in its first dimension, or a frame.
 
         target  as for `explain`, or one for each instance
+        labels  what to call the instances; of a frame, its index
         """
-        return self._explain(batch(data, self.feature_names), target, ())
+        table = batch(data, self.feature_names)
+        if labels is not None:
+            if len(labels) != len(table.values):
+                raise InputError(f"labels has {len(labels)} entries for {len(table.values)} instances")
+            table = Table(table.values, list(labels))
+        return self._explain(table, target, ())
 
     def explain_with_layer_relevances(
         self, instance: Any, target: Any = None, layers: Sequence[str] | None = None
@@ -189,8 +194,7 @@ class Explainer:
         self, lrp: LRP, part: np.ndarray[Any, Any], asked: Sequence[Any], layers: Sequence[str], strict: bool
     ) -> tuple[Explanation, list[Result]]:
         x = self._tensor(part)
-        with torch.no_grad():
-            raw = self._core(x)
+        raw = self._run(x)
         output = self._outputs(raw)
         targets = self._targets(output, asked)
         one_logit = self._one_logit(output)
@@ -223,6 +227,16 @@ class Explainer:
         ]
 
     # -- outputs and targets -------------------------------------------------------------------------------------
+
+    def _run(self, x: Tensor) -> Tensor:
+        """The model's output as it is."""
+        try:
+            with torch.no_grad():
+                return self._core(x)
+        except Exception as error:
+            raise InputError(
+                f"the model cannot take instances of shape {tuple(x.shape[1:])}: {type(error).__name__}: {error}"
+            ) from error
 
     def _outputs(self, output: Tensor) -> Tensor:
         """The model's output as [N, outputs]."""
@@ -264,9 +278,7 @@ class Explainer:
         """In the model's precision, on its device, after the estimator's scalers."""
         known = next((p for p in self.model.parameters() if p.is_floating_point()), None)
         dtype = torch.get_default_dtype() if known is None else known.dtype
-        x = torch.as_tensor(np.ascontiguousarray(values)).to(
-            dtype=dtype, device=None if known is None else known.device
-        )
+        x = torch.tensor(np.ascontiguousarray(values)).to(dtype=dtype, device=None if known is None else known.device)
         if self._prepare is None:
             return x
         with torch.no_grad():

@@ -101,7 +101,9 @@ def _numbers(values: Array, names: Sequence[str] | None) -> Array:
                 np.asarray(values[:, i], dtype=np.float64)
             except (TypeError, ValueError):
                 bad = next(v for v in values[:, i] if not _is_number(v))
-                raise InputError(f"column {column(i)} holds {bad!r}, which is no number: encode it first") from None
+                raise InputError(
+                    f"column {column(i)} holds {str(bad)!r}, which is no number: encode it first"
+                ) from None
         try:
             values = np.asarray(values, dtype=np.float64)
         except (TypeError, ValueError):

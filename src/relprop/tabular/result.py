@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -105,12 +106,32 @@ class Result:
             {"value": self.values.reshape(-1), "relevance": self.relevance.reshape(-1)}, index=list(self.names)
         )
 
-    def __str__(self) -> str:
-        width = max(len(n) for n in self.names)
+    def figure(self, most: int = 15) -> Any:
+        """The strongest features as signed bars: a matplotlib figure."""
+        from relprop import render
+
+        title = f"{self.target_name}: {self.output:.4g}"
+        return render.bars(
+            self.relevance.reshape(-1), list(self.names), self.values.reshape(-1), most=most, title=title
+        )
+
+    def save(self, path: str | Path, most: int = 15) -> Path:
+        """Draw it into a file: .png, .svg, .pdf."""
+        from relprop import render
+
+        return render.save(self.figure(most), path)
+
+    def shown(self, count: int = 10) -> str:
+        """The strongest features with their values, a line each."""
+        strongest = self.top(count)
+        width = max(len(n) for n, _ in strongest)
         given = dict(zip(self.names, self.values.reshape(-1).tolist(), strict=True))
         lines = [f"{self.target_name}: {self.output:.4g} explained by {self.rules}, delta {self.delta:.3g}"]
-        lines += [f"  {n:<{width}}  {given[n]:>10.4g}  {r:>+10.4g}" for n, r in self.top(10)]
+        lines += [f"  {n:<{width}}  {given[n]:>10.4g}  {r:>+10.4g}" for n, r in strongest]
         return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.shown()
 
 
 class Results(Sequence[Result]):

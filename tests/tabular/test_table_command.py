@@ -1,0 +1,124 @@
+"""`relprop table`: what it prints and writes, and that every mistake is one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", reason="the built-in tables and models are scikit-learn's")
+
+from tests.cli.conftest import Said
+from tests.cli.conftest import relprop as relprop  # the fixture that runs the command
+
+Run = Callable[..., Said]
+
+NETWORK = """
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+
+def fitted():
+    return LogisticRegression().fit([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0]], ["a", "b", "b"])
+
+def number():
+    return 7
+"""
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Thirty rows in which y is decided by a, and a file with models."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(NETWORK)
+    path = tmp_path / "data.csv"
+    rng = np.random.default_rng(0)
+    lines = ["a,b,y"] + [f"{a:.3f},{b:.3f},{'up' if a > 0 else 'down'}" for a, b in rng.normal(size=(30, 2))]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_real_data_set(relprop: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = relprop("table", "breast-cancer", "--row", 0, "--row", 19, "--preset", "EpsilonPlus", "--out", "out.csv")
+    assert said.code == 0 and said.err == ""
+    for expected in ("569 rows, 30 features", "right on 9", "row 0, malignant", "row 19, benign", "wrote out.csv"):
+        assert expected in said.out
+    with open("out.csv", newline="") as opened:
+        first, *rows = csv.reader(opened)
+    assert first[:6] == ["rules", "row", "target", "output", "delta", "mean radius"] and len(rows) == 2
+    output, delta, *relevance = map(float, rows[0][3:])
+    assert output - delta == pytest.approx(sum(relevance), rel=1e-6)
+
+
+def test_a_table_of_ones_own(relprop: Run, table: Path) -> None:
+    said = relprop("table", table, "--label", "y", "--model", "linear", "--out", "all.json")
+    assert said.code == 0, said.err
+    strengths = [line.split() for line in said.out.splitlines() if line.startswith("  ")]
+    assert [name for name, _ in strengths] == ["a", "b"], "a decides, so it is the strongest"
+    found = json.loads(Path("all.json").read_text())[0]
+    assert len(found) == 8 and {f["target_name"] for f in found} == {"up", "down"}
+
+
+def test_models_from_a_file_and_a_picture(relprop: Run, table: Path) -> None:
+    pytest.importorskip("matplotlib", reason="draws a picture")
+    said = relprop("table", table, "--label", "y", "--model", "net.py:net", "--row", 3, "--out", "row.png")
+    assert said.code == 0, said.err
+    assert "row 3, " in said.out and Path("row.png").stat().st_size > 5000
+    said = relprop("table", table, "--label", "y", "--model", "net.py:fitted", "--row", 3, "--target", "up")
+    assert said.code == 0 and "up:" in said.out
+
+
+def test_several_presets(relprop: Run, table: Path) -> None:
+    presets = ("epsilon", "Gamma(0.5)", "EpsilonAlpha2Beta1")
+    options = [word for name in presets for word in ("--preset", name)]
+    said = relprop("table", table, "--label", "y", "--model", "net.py:net", "--row", 0, *options)
+    assert said.code == 0 and said.out.count("row 0, ") == 3
+    assert all(text in said.out for text in ("by epsilon", "by Gamma(gamma=0.5)", "by EpsilonAlpha2Beta1()"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nope.csv",), "cannot be read"),
+        (("data.csv", "--label", "yy"), "has no column 'yy'; nearest names: y"),
+        (("data.csv",), "column 'y' holds 'up', which is no number"),
+        (("data.csv", "--label", "y", "--row", 30), "rows 0 to 29"),
+        (("data.csv", "--label", "y", "--target", "upp"), "no class is named 'upp'; nearest names: up"),
+        (("data.csv", "--label", "y", "--preset", "EpsilonPlu"), "EpsilonPlus"),
+        (("data.csv", "--label", "y", "--model", "forest"), "a model is mlp, linear, or FILE.py:FACTORY"),
+        (("data.csv", "--label", "y", "--model", "net.py:number"), "cannot be converted"),
+        (("data.csv", "--label", "y", "--model", "net.py:net", "--out", "x.png"), "a picture shows one row"),
+        (("data.csv", "--label", "y", "--out", "no/where.csv"), "there is no folder no"),
+        (("data.csv", "--label", "y", "--weights", "w.pt"), "is fitted on the table"),
+        (("iris", "--model", "net.py:net"), "cannot take"),
+        (("short.csv",), "at least one row"),
+        (("ragged.csv",), "row 3: 1 entries under 2 columns"),
+        (("twice.csv",), "column 'a' is there twice"),
+        (("gap.csv",), "row 2, column 'b' holds nothing"),
+        (("numbers.csv",), "say which column it is to predict"),
+        (("numbers.csv", "--label", "b"), "at least 20"),
+    ],
+)
+def test_mistakes(relprop: Run, table: Path, arguments: tuple[object, ...], message: str) -> None:
+    for name, text in {
+        "short": "a,b\n",
+        "ragged": "a,b\n1,2\n3\n",
+        "twice": "a,a\n1,2\n",
+        "gap": "a,b\n1,\n",
+        "numbers": "a,b\n1,2\n3,4\n",
+    }.items():
+        table.with_name(f"{name}.csv").write_text(text)
+    before = sorted(p.name for p in table.parent.iterdir() if p.name != "__pycache__")
+    said = relprop("table", *arguments)
+    assert said.code == 2 and message in said.err, said.err
+    assert said.err.count("\n") == 1
+    assert sorted(p.name for p in table.parent.iterdir() if p.name != "__pycache__") == before

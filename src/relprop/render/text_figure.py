@@ -40,7 +40,7 @@ def similarity(found: Any) -> Any:
 def matrix(found: Any) -> Any:
     """An answer down, the words before it across."""
     values = found.word_matrix().numpy().astype(np.float64)
-    kept = strongest_columns(values, _CELLS)
+    kept = strongest_columns(values[:, :-1], _CELLS)  # the last word explains nothing
     rows = min(len(values), _CELLS)
     values = values[:rows, kept]
     scale = find_scale(values)
@@ -110,7 +110,8 @@ def _lines(found: Sequence[Word]) -> list[list[tuple[float, Word]]]:
     for word in found:
         breaks = word.before.count("\n")
         width = _width(visible(word.text))
-        space = 0.0 if breaks or not lines[-1] else float(bool(word.before)) + 0.2
+        beside = word.special or (bool(lines[-1]) and lines[-1][-1][1].special)
+        space = 0.0 if breaks or not lines[-1] else float(bool(word.before) or beside) + 0.2
         if breaks or (lines[-1] and at + space + width > _COLUMNS):
             lines.extend([] for _ in range(max(1, min(breaks, 2))))
             at, space = 0.0, 0.0

@@ -117,9 +117,13 @@ def _legend(scale: Scale) -> str:
     if scale.empty:
         return '<p class="legend empty">zero everywhere: nothing of the score reaches the words</p>'
     return (
-        f'<p class="legend"><span>{signed(-scale.limit)}</span><span class="bar"></span>'
-        f"<span>{signed(scale.limit)}</span> <small>against · for; {escape(scale)}</small></p>"
+        f'<p class="legend"><span>against {signed(-scale.limit)}</span><span class="bar"></span>'
+        f"<span>{signed(scale.limit)} for</span>{_clipped(scale)}</p>"
     )
+
+
+def _clipped(scale: Scale) -> str:
+    return f" <small>{escape(scale)}</small>" if scale.clipped else ""
 
 
 def _spans(words: Sequence[Word], scale: Scale, marks: dict[int, str] | None = None, first: int = 0) -> str:
@@ -224,11 +228,12 @@ def _choices(found: Any, matrix: np.ndarray) -> str:
     prefix = _unique(words)
     first = len(words) - len(answer)
     brief = len(answer) * len(words) > _SPANS
+    name = "the whole answer against its prompt"
     buttons = [_button(prefix, 0, "the whole answer", "", checked=True)]
-    panels = [_panel(words, [word.relevance for word in words], "the whole answer", len(words), brief)]
+    panels = [_panel(words, [word.relevance for word in words[:first]], name, first, brief)]
     for row, word in enumerate(answer):
         buttons.append(_button(prefix, row + 1, word.text, word.before, special=word.special))
-        panels.append(_panel(words[: first + row + 1], matrix[row], word.text, first + row, brief))
+        panels.append(_panel(words[: first + row + 1], matrix[row, : first + row], word.text, first + row, brief))
     return (
         f'<div class="choose"><p class="hint">Choose a word of the answer:</p>{"".join(buttons)}'
         f'<div class="panels">{"".join(panels)}</div></div>{_choice_style(len(buttons))}'
@@ -246,19 +251,21 @@ def _button(prefix: str, number: int, text: str, before: str, checked: bool = Fa
 
 
 def _panel(words: Sequence[Word], relevance: Sequence[float], name: str, said: int, brief: bool) -> str:
-    """What made the model say one word: the words before it, and itself unmarked."""
-    own = [_replaced(word, float(value)) for word, value in zip(words, relevance)]
+    """What made the model say the words from `said` on: the words before them with their relevance."""
+    own = [_replaced(word, float(value)) for word, value in zip(words[:said], relevance)]
     scale = scale_of(own)
     if brief:
-        best = strongest_passages(own[:said])
+        best = strongest_passages(own)
         text = "".join(
             f'<li><b>{signed(p.relevance)}</b> <span class="text">{_spans(own[p.start : p.stop], scale)}</span></li>'
             for p in best
         )
         text = f'<p class="hint">the strongest passages</p><ol class="passages">{text}</ol>'
     else:
-        text = f'<p class="text" dir="auto">{_spans(own[:said], scale)}'
-        text += "".join(f'{escape(w.before)}<span class="w said">{escape(w.text)}</span>' for w in own[said:]) + "</p>"
+        text = f'<p class="text" dir="auto">{_spans(own, scale)}'
+        text += (
+            "".join(f'{escape(w.before)}<span class="w said">{escape(w.text)}</span>' for w in words[said:]) + "</p>"
+        )
     return f'<section class="panel"><h2>{escape(name)}</h2>{_legend(scale)}{text}</section>'
 
 
@@ -278,14 +285,15 @@ def _choice_style(count: int) -> str:
 def _matrix(found: Any, matrix: np.ndarray) -> str:
     words, answer = found.words, found.answer_words
     rows = list(range(min(len(answer), _ROWS)))
-    kept = strongest_columns(matrix, _COLUMNS)
+    kept = strongest_columns(matrix[:, :-1], _COLUMNS)  # the last word explains nothing
     shown = matrix[np.ix_(rows, kept)]
     scale = scale_of([_replaced(words[0], float(value)) for value in shown.ravel()])
+    edge = next((i for i in kept if words[i].start >= found.start), None)  # the answer's first column
     head = "".join(f'<th scope="col"><span>{escape(words[i].text)}</span></th>' for i in kept)
     body = []
     for row in rows:
         said = answer[row].text
-        cells = "".join(_cell(float(matrix[row, i]), scale, words[i].text, said) for i in kept)
+        cells = "".join(_cell(float(matrix[row, i]), scale, words[i].text, said, i == edge) for i in kept)
         body.append(f'<tr><th scope="row">{escape(said)}</th>{cells}</tr>')
     left = [f"the {len(kept)} strongest of {len(words)} words"] if len(kept) < len(words) else []
     left += [f"the first {len(rows)} of {len(answer)} words of the answer"] if len(rows) < len(answer) else []
@@ -296,9 +304,10 @@ def _matrix(found: Any, matrix: np.ndarray) -> str:
     )
 
 
-def _cell(value: float, scale: Scale, word: str, said: str) -> str:
+def _cell(value: float, scale: Scale, word: str, said: str, edge: bool) -> str:
     number = shade(value, scale)
-    kind = f' class="{"p" if number > 0 else "n"}{abs(number)}"' if number else ""
+    classes = ([f"{'p' if number > 0 else 'n'}{abs(number)}"] if number else []) + (["edge"] if edge else [])
+    kind = f' class="{" ".join(classes)}"' if classes else ""
     return f'<td{kind} title="{escape(f"{word} → {said}: {signed(value)}")}"></td>'
 
 
@@ -338,7 +347,8 @@ _STYLE = """
 .relprop-text .score,.relprop-text .sum{font-weight:400;color:#666}
 .relprop-text .text{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.8;font-weight:400}
 .relprop-text .w{padding:.12em .14em;border-radius:.2em}
-.relprop-text .mark{font-size:.72em;border:1px dotted #888;padding:.1em .3em;font-family:ui-monospace,monospace}
+.relprop-text .mark{font-size:.72em;border:1px dotted #888;padding:.1em .3em;margin:0 .3em;
+font-family:ui-monospace,monospace}
 .relprop-text .said{outline:2px solid currentColor}
 .relprop-text .legend{display:flex;flex-wrap:wrap;gap:.5em;align-items:center;font-size:.85em;margin:.4em 0}
 .relprop-text .bar{display:inline-block;width:11em;height:.8em;border-radius:.2em;border:1px solid #999}
@@ -362,6 +372,7 @@ display:inline-block;white-space:pre-wrap;overflow-wrap:anywhere}
 .relprop-text .panel{display:none}.relprop-text .panels{margin-top:.6em;border-top:1px solid #ccc}
 .relprop-text .scroll{overflow-x:auto}
 .relprop-text .matrix td{min-width:1.1em;height:1.3em;padding:0;border:1px solid rgba(128,128,128,.25)}
+.relprop-text .matrix td.edge{border-left:2px solid currentColor}
 .relprop-text .matrix th[scope=col]{vertical-align:bottom;padding:.1em}
 .relprop-text .matrix th[scope=col] span{writing-mode:vertical-rl;transform:rotate(180deg);max-height:9em;
 overflow:hidden;white-space:nowrap}

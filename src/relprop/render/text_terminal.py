@@ -74,8 +74,8 @@ def similarity(console: Any, found: Any, page: int | None = None) -> None:
 def generation(console: Any, found: Any, page: int | None = None) -> None:
     """An answer: what made the model say each word of it, and the matrix."""
     words, answer = found.words, found.answer_words
-    scale = scale_of(words)
     prompt = words[: len(words) - len(answer)]
+    scale = scale_of(prompt)
     _line(console, "prompt, by its relevance for the whole answer", "bold")
     _text(console, prompt, scale, _cut(prompt, page), page)
     _legend(console, scale)
@@ -130,7 +130,8 @@ def _coloured(words: Sequence[Word], scale: Scale) -> Any:
     text = require("rich.text", "text", "showing a text").Text(overflow="fold")
     styles = _styles()
     for i, word in enumerate(words):
-        text.append(visible(word.before if i else word.before.lstrip()))
+        beside = bool(i) and (word.special or words[i - 1].special)
+        text.append(visible(word.before or " " * beside) if i else "")
         said = f"⟨{word.text}⟩" if word.special else word.text
         text.append(visible(said), styles[shade(word.relevance, scale) + STEPS])
     return text

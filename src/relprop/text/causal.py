@@ -12,10 +12,10 @@ from relprop.errors import InputError
 from relprop.explain import LRP, Explanation
 from relprop.explain.forward import Request
 from relprop.presets import AttnLRP
-from relprop.text.inputs import accepts, check_ids, encode, find_token, longest, write
-from relprop.text.pieces import Token, read_tokens
+from relprop.text.inputs import accepts, check_ids, encode, find_token, write
+from relprop.text.pieces import read_each, read_tokens
 from relprop.text.progress import track
-from relprop.text.result import GenerationExplanation, TextExplanation
+from relprop.text.result import GenerationExplanation, TextExplanation, leaf_notes
 
 _CANDIDATES = 5
 
@@ -70,7 +70,7 @@ def explain_next(
         explanation.audit,
         explanation.plan,
         _candidates(tokenizer, logits, [target] if other is None else [target, other]),
-        _leaf_notes(explanation),
+        leaf_notes(explanation.audit),
     )
 
 
@@ -118,7 +118,6 @@ def explain_generation(
     scores, probabilities, audits, plan = [], [], [], None
     request = Request(targets=tuple(pick(row) for row in range(count)), seed="value")
     found: Iterator[Explanation] = _lrp(model, preset).explain_each(request, (), {"input_ids": ids, **settings})
-    notes: tuple[str, ...] = ()
     for row, explanation in enumerate(track(found, count, "explaining the answer")):
         matrix[row, : ids.shape[1]] = token_relevance(explanation)[0]
         logits = explanation.output.logits[0, row - count].float()
@@ -126,9 +125,8 @@ def explain_generation(
         probabilities.append(float(logits.softmax(-1)[said[row]]))
         audits.append(explanation.audit)
         plan = explanation.plan
-        notes = _leaf_notes(explanation)
     return GenerationExplanation(
-        given.tokens + _answer_tokens(tokenizer, said),
+        given.tokens + read_tokens(tokenizer, said),
         start,
         matrix,
         torch.tensor(scores),
@@ -136,7 +134,6 @@ def explain_generation(
         audits,
         plan,
         finished,
-        notes,
     )
 
 
@@ -216,25 +213,9 @@ def _answer_ids(model: nn.Module, tokenizer: Any, answer: str) -> list[int]:
     return ids
 
 
-def _answer_tokens(tokenizer: Any, said: Sequence[int]) -> list[Token]:
-    return read_tokens(tokenizer, said)
-
-
 def _candidates(tokenizer: Any, logits: Tensor, wanted: Sequence[int]) -> tuple[tuple[str, float], ...]:
     """The likeliest tokens and the ones asked for, with their probabilities."""
     shares = logits.softmax(-1)
     best = shares.topk(min(_CANDIDATES, len(shares))).indices.tolist()
     chosen = sorted({*best, *wanted}, key=lambda i: -float(shares[i]))
-    tokens = [read_tokens(tokenizer, [i])[0] for i in chosen]
-    return tuple((t.text or t.piece, float(shares[i])) for t, i in zip(tokens, chosen))
-
-
-def _leaf_notes(explanation: Explanation) -> tuple[str, ...]:
-    """What did not reach the words."""
-    leaves = explanation.audit.leaves
-    if not leaves:
-        return ()
-    return (f"{sum(leaves.values()):+.3g} of the relevance is at {', '.join(leaves)}, not at words",)
-
-
-__all__ = ["explain_generation", "explain_next", "generate", "longest", "token_relevance"]
+    return tuple((t.text or t.piece, float(shares[t.id])) for t in read_each(tokenizer, chosen))

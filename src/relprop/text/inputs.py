@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from relprop.errors import InputError
-from relprop.text.pieces import Token, read_tokens
+from relprop.text.pieces import Token, read_each, read_tokens
 
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
 _UNBOUNDED = 10**8  # tokenizers without a limit state absurd ones
@@ -43,17 +43,14 @@ def encode(
         InputError: for an empty text, a tokenizer of another model, or a text too long for the model.
     """
     check_pair(model, tokenizer)
-    chat = not isinstance(text, str)
-    if chat:
-        text = _apply_template(tokenizer, text, what)
-    if not text.strip():
+    said: str = text if isinstance(text, str) else _apply_template(tokenizer, text, what)
+    if not said.strip():
         raise InputError(f"{what} is empty: there is nothing to explain")
-    fast = bool(getattr(tokenizer, "is_fast", False))
-    found = tokenizer(
-        text, add_special_tokens=not chat, verbose=False, **{"return_offsets_mapping": True} if fast else {}
-    )
+    # Where each token lies in the text, if the tokenizer can tell; a template writes its special tokens itself.
+    where = {"return_offsets_mapping": True} if getattr(tokenizer, "is_fast", False) else {}
+    found = tokenizer(said, add_special_tokens=said is text, verbose=False, **where)
     ids = [int(i) for i in found["input_ids"]]
-    tokens = read_tokens(tokenizer, ids, text if fast else None, found["offset_mapping"] if fast else None)
+    tokens = read_tokens(tokenizer, ids, said, found["offset_mapping"] if where else None)
     if not any(not token.special for token in tokens):
         raise InputError(f"{what} is empty once it is cut into tokens: there is nothing to explain")
     check_ids(model, ids)
@@ -174,7 +171,7 @@ def find_token(model: nn.Module, tokenizer: Any, wanted: str | int, what: str = 
     ids = tokenizer(wanted, add_special_tokens=False, verbose=False)["input_ids"]
     if not ids:
         raise InputError(f"{what} {wanted!r} is no token of the vocabulary")
-    named = ", ".join(f"{write(tokenizer, i)} ({i})" for i in ids[:_SHOWN])
+    named = ", ".join(f"{token.text or token.piece!r} ({token.id})" for token in read_each(tokenizer, ids[:_SHOWN]))
     spaced = _whole(tokenizer, " " + wanted) if not wanted.startswith(" ") else None
     hint = f". With a space before it, {' ' + wanted!r} is one" if spaced is not None else ""
     if len(ids) == 1:  # the unknown token
@@ -196,7 +193,7 @@ def _whole(tokenizer: Any, wanted: str) -> int | None:
 
 def write(tokenizer: Any, index: int) -> str:
     """A token as people write it, in quotes, so that its leading space is seen."""
-    token = read_tokens(tokenizer, [index])[0]
+    token = read_each(tokenizer, [index])[0]
     return repr(token.text or token.piece)
 
 

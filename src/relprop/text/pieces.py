@@ -63,17 +63,31 @@ def read_tokens(
     text, offsets  where each token lies in the text (`return_offsets_mapping`), if that is known
     """
     pieces = [_as_text(p) for p in tokenizer.convert_ids_to_tokens(list(ids))]
-    added = dict(getattr(tokenizer, "added_tokens_decoder", {}) or {})
-    marks = set(getattr(tokenizer, "all_special_ids", ()) or ())
-    marks |= {i for i, token in added.items() if getattr(token, "special", False)}
     spelling = find_spelling(tokenizer)
-    if spelling != "bytes":  # elsewhere the unknown token stands for something written
-        marks.discard(getattr(tokenizer, "unk_token_id", None))
+    marks, added = _marks(tokenizer, spelling)
     if text is not None and offsets is not None:
         found = _from_offsets(ids, pieces, text, offsets, marks, spelling)
         if found is not None:
             return found
-    return _from_pieces(ids, pieces, marks, {i: str(token) for i, token in added.items()}, spelling)
+    return _from_pieces(ids, pieces, marks, added, spelling)
+
+
+def read_each(tokenizer: Any, ids: Sequence[int]) -> list[Token]:
+    """Tokens that do not stand one after the other, each read by itself."""
+    spelling = find_spelling(tokenizer)
+    marks, added = _marks(tokenizer, spelling)
+    pieces = [_as_text(p) for p in tokenizer.convert_ids_to_tokens(list(ids))]
+    return [_from_pieces([i], [p], marks, added, spelling)[0] for i, p in zip(ids, pieces)]
+
+
+def _marks(tokenizer: Any, spelling: Spelling) -> tuple[set[int], dict[int, str]]:
+    """The ids that mark the structure, and the ids that were added to the vocabulary, with what they say."""
+    added = dict(getattr(tokenizer, "added_tokens_decoder", {}) or {})
+    marks = set(getattr(tokenizer, "all_special_ids", ()) or ())
+    marks |= {i for i, token in added.items() if getattr(token, "special", False)}
+    if spelling != "bytes":  # elsewhere the unknown token stands for something written
+        marks.discard(getattr(tokenizer, "unk_token_id", None))
+    return marks, {i: str(token) for i, token in added.items()}
 
 
 def _as_text(piece: Any) -> str:

@@ -17,7 +17,7 @@ from relprop.render.files import write_atomically
 from relprop.render.text import Passage, Word, plain, strongest_passages, strongest_words
 from relprop.text.pieces import Token, merge
 
-SUFFIXES = (".html", ".json", ".png", ".svg", ".pdf")
+SUFFIXES = (".html", ".htm", ".json", ".png", ".svg", ".pdf")
 
 
 class Shown:
@@ -318,6 +318,14 @@ def token_data(tokens: Sequence[Token], relevance: Tensor) -> list[dict[str, Any
         {"id": t.id, "piece": t.piece, "text": t.text, "special": t.special, "relevance": r}
         for t, r in zip(tokens, relevance.tolist(), strict=True)
     ]
+
+
+def leaf_notes(audit: Audit) -> tuple[str, ...]:
+    """What of the score is at no word, where that is a tenth or more."""
+    total = sum(audit.leaves.values())
+    if abs(total) < 0.1 * abs(audit.seed):
+        return ()
+    return (f"{total:+.3g} of the score is at {', '.join(audit.leaves)}, not at words",)
 
 
 def _shortened(text: str, length: int = 60) -> str:

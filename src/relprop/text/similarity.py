@@ -12,7 +12,7 @@ from relprop.errors import InputError
 from relprop.explain import LRP
 from relprop.presets import AttnLRP
 from relprop.text.inputs import accepts, encode
-from relprop.text.result import SimilarityExplanation, TextExplanation
+from relprop.text.result import SimilarityExplanation, TextExplanation, leaf_notes
 
 Pooling = Literal["mean", "first"]
 
@@ -70,13 +70,11 @@ def explain_similarity(
     explanation = LRP(whole, AttnLRP() if preset is None else preset).explain(first=one.ids, second=two.ids)
     parts = [part[0].detach().float().cpu() for part in explanation.per_token().values()]
     score = explanation.audit.seed
-    leaves = explanation.audit.leaves
-    notes = (f"{sum(leaves.values()):+.3g} of the relevance is at {', '.join(leaves)}, not at words",) if leaves else ()
     return SimilarityExplanation(
         TextExplanation(one.tokens, parts[0], score, "similarity"),
         TextExplanation(two.tokens, parts[1], score, "similarity"),
         score,
         explanation.audit,
         explanation.plan,
-        notes,
+        leaf_notes(explanation.audit),
     )

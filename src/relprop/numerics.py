@@ -10,14 +10,14 @@ from torch import Tensor
 
 from relprop.errors import RuleError
 
-_TAU = {torch.float64: 2.0**-200, torch.complex128: 2.0**-200}
+_TAU = {torch.float64: 2.0**-200, torch.complex128: 2.0**-200, torch.float16: 2.0**-10}
 
 
 def tau(dtype: torch.dtype) -> float:
     """What a zero is replaced by where relevance must stand on it (see `nonzero`).
 
     A gradient of ordinary size times it is nothing beside the rounding of the dtype, and a relevance divided by it
-    is far from its range.
+    is far from its range. In float16 the two meet: a zero stands for 2^-10, and relevance on it has to be below 64.
     """
     return _TAU.get(dtype, 2.0**-40)
 

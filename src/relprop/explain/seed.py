@@ -17,7 +17,7 @@ Target = Any
 
 @dataclass
 class Seed:
-    """The explained tensor, the modified gradient `g` at it (the relevance there is `tensor * g`), and a description."""
+    """The explained tensor, the modified gradient `g` at it (the relevance there is `tensor * g`), and what it is."""
 
     tensor: Tensor
     g: Tensor

@@ -81,6 +81,8 @@ class Op:
     run: Callable[[], Any] | None = None
     #: Facts about the output, for calls that follow.
     fact: Fact | None = None
+    #: For linear maps: the output stands as max(z, 0), for a ReLU is its only reader.
+    rectified: bool = False
     #: Relevance may stand on zeros here (a rule above gives relevance to zeros).
     carrying: bool = False
 

@@ -36,7 +36,6 @@ class LinearMap(Op):
     nonneg: bool = False
     pad: Callable[[Tensor], Tensor] | None = None
     lift: Callable[[Tensor], Tensor] | None = None
-    rectified: bool = False
 
     def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
         raise NotImplementedError
@@ -355,7 +354,7 @@ def _constant(call: Call, value: Any) -> Any:
 
 
 @op("linear")
-def linear(call: Call) -> Op | Native:
+def linear(call: Call) -> Op | Native | Expansion:
     a, w, b = call.bind("input weight bias", bias=None)
     if call.depends(w) or call.depends(b):
         return dependent_linear(call, a, w, b)
@@ -370,7 +369,7 @@ def _tuple(value: Any, n: int) -> list[int]:
 
 
 @op(*_CONVS)
-def conv(call: Call) -> Op | Native:
+def conv(call: Call) -> Op | Native | Expansion:
     n, transposed = _CONVS[call.name]
     if transposed:
         a, w, b, stride, padding, output_padding, groups, dilation = call.bind(
@@ -422,7 +421,7 @@ def _uneven(func: Any, padding: str, dilation: list[int], groups: int) -> Callab
 
 
 @op("matmul", "mm", "bmm", "mv", "rmatmul")
-def matmul(call: Call) -> Op | Native:
+def matmul(call: Call) -> Op | Native | Expansion:
     x, y = call.bind("input other", **({"other": None} if call.name != "matmul" else {}))
     if y is None:
         y = call.kwargs.get("mat2", call.kwargs.get("vec"))
@@ -431,7 +430,7 @@ def matmul(call: Call) -> Op | Native:
     return _matmul(call, x, y, None)
 
 
-def _matmul(call: Call, x: Tensor, y: Tensor, bias: Tensor | None) -> Op | Native:
+def _matmul(call: Call, x: Tensor, y: Tensor, bias: Tensor | None) -> Op | Native | Expansion:
     if call.depends(x) and call.depends(y):
         return product_of(call, x, y, torch.matmul, bias)
     if call.depends(x):
@@ -440,7 +439,7 @@ def _matmul(call: Call, x: Tensor, y: Tensor, bias: Tensor | None) -> Op | Nativ
 
 
 @op("dot", "inner", "vdot")
-def dot(call: Call) -> Op | Native:
+def dot(call: Call) -> Op | Native | Expansion:
     x, y = call.bind("input other", other=call.kwargs.get("tensor"))
     form = torch.inner
     if call.depends(x) and call.depends(y):
@@ -451,7 +450,7 @@ def dot(call: Call) -> Op | Native:
 
 
 @op("addmm", "baddbmm", "addmv", "addbmm")
-def addmm(call: Call) -> Op | Native:
+def addmm(call: Call) -> Op | Native | Expansion:
     base, x, y, beta, alpha = call.bind(
         "input mat1 mat2 beta alpha",
         mat1=call.kwargs.get("batch1", call.kwargs.get("mat")),
@@ -472,7 +471,7 @@ def addmm(call: Call) -> Op | Native:
 
 
 @op("einsum")
-def einsum(call: Call) -> Op | Native:
+def einsum(call: Call) -> Op | Native | Expansion:
     equation, *operands = call.args
     if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
         operands = list(operands[0])
@@ -517,7 +516,7 @@ def _sublists(first: Tensor, rest: Sequence[Any]) -> list[Any]:
 
 
 @op("tensordot")
-def tensordot(call: Call) -> Op | Native:
+def tensordot(call: Call) -> Op | Native | Expansion:
     x, y, dims = call.bind("a b dims", dims=2)
     form = lambda a, w: torch.tensordot(a, w, dims)  # noqa: E731
     if call.depends(x) and call.depends(y):
@@ -528,7 +527,7 @@ def tensordot(call: Call) -> Op | Native:
 
 
 @op("bilinear")
-def bilinear(call: Call) -> Op | Native:
+def bilinear(call: Call) -> Op | Native | Expansion:
     x, y, w, b = call.bind("input1 input2 weight bias", bias=None)
     if call.depends(x) and call.depends(y):
         return product_of(call, x, y, lambda u, v: F.bilinear(u, v, w), b)
@@ -540,7 +539,7 @@ def bilinear(call: Call) -> Op | Native:
 
 
 @op("_grouped_mm", "grouped_mm")
-def grouped_mm(call: Call) -> Op | Native:
+def grouped_mm(call: Call) -> Op | Native | Expansion:
     """One matrix for each group of rows: the experts of a mixture."""
     x, y = call.args[:2]
     rest, kwargs, func = call.args[2:], call.kwargs, call.func

@@ -53,7 +53,7 @@ class Pool(Op):
         amounts = [v for p, span, size in zip(padding, spans, x.shape[-n:]) for v in (p, max(span - size - p, 0))]
         amounts = [v for i in reversed(range(n)) for v in amounts[2 * i : 2 * i + 2]]
         padded = torch.nn.functional.pad(x, amounts, value=-torch.inf)
-        views = [
+        views: list[Any] = [
             (..., *(slice(o * d, o * d + (m - 1) * s + 1, s) for o, d, m, s in zip(offset, dilation, sizes, stride)))
             for offset in itertools.product(*(range(k) for k in kernel))
         ]
@@ -63,7 +63,8 @@ class Pool(Op):
         part, pulled = g / ties, torch.zeros_like(padded)
         for view in views:
             pulled[view] += part * (padded[view] == y)
-        return pulled[(..., *(slice(p, p + size) for p, size in zip(padding, x.shape[-n:])))]
+        inside: Any = (..., *(slice(p, p + size) for p, size in zip(padding, x.shape[-n:])))
+        return pulled[inside]
 
     def pull(
         self,

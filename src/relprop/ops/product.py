@@ -1,4 +1,4 @@
-"""Products of tensors that both depend on the input, other than the elementwise one: matmul, einsum, dynamic weights."""
+"""Products of two tensors that both depend on the input: matmul, einsum, dynamic weights."""
 
 from __future__ import annotations
 

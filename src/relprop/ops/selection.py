@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from relprop.ops.base import Call, Native, Op
+from relprop.ops.base import Call, Expansion, Native, Op
 from relprop.ops.structure import move
 from relprop.ops.table import TABLE
 
@@ -33,7 +33,7 @@ class Selection(Op):
 
 
 @TABLE.register("split", "split_with_sizes", replace=True)
-def split(call: Call) -> Op | Native:
+def split(call: Call) -> Op | Native | Expansion:
     sizes = (
         call.args[1]
         if len(call.args) > 1

@@ -117,7 +117,7 @@ def logsumexp(call: Call) -> Op:
 
 @op("gumbel_softmax")
 def gumbel(call: Call) -> Expansion:
-    logits, tau, hard, eps, dim = call.bind("logits tau hard eps dim", tau=1, hard=False, eps=1e-10, dim=-1)
+    logits, tau, hard, _, dim = call.bind("logits tau hard eps dim", tau=1, hard=False, eps=1e-10, dim=-1)
 
     def run() -> Tensor:
         noise = -torch.empty_like(logits.detach()).exponential_().log()

@@ -68,8 +68,11 @@ def move(call: Call) -> Native:
     return Native(fact=fact)
 
 
-@op(torch.Tensor.T.__get__, torch.Tensor.mT.__get__, torch.Tensor.H.__get__, torch.Tensor.mH.__get__,
-    torch.Tensor.real.__get__, torch.Tensor.imag.__get__)  # fmt: skip
+#: Attributes that are views or parts of a tensor.
+GETTERS = tuple(getattr(torch.Tensor, name).__get__ for name in ("T", "mT", "H", "mH", "real", "imag"))
+
+
+@op(*GETTERS)
 def attribute(call: Call) -> Native:
     return Native(fact=_kept(call, call.args[0]))
 
@@ -195,14 +198,14 @@ def pad(call: Call) -> Native:
         size = x.shape[-1 - i]
         crop[-1 - i] = slice(max(low, 0), max(low, 0) + size + min(low, 0) + min(high, 0))
     inside = tuple(crop)
+    at: Any = (..., *inside)
 
     def support(a: Tensor) -> Tensor:
         out = torch.zeros_like(a)
-        out[(slice(None),) * (a.ndim - len(inside)) + inside] = a[(slice(None),) * (a.ndim - len(inside)) + inside]
+        out[at] = a[at]
         return out if before is None else _padded_before(out, before, inside)
 
     fact.pad = support
-    at = (..., *inside)
     return Native(share=lambda g: (g.sum() - g[at].sum()) * tau(g.dtype), fact=fact)
 
 

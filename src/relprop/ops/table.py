@@ -25,9 +25,9 @@ _SPACES: tuple[Any, ...] = (
     torch.linalg,
     torch.fft,
     torch._C._nn,
-    torch._C._special,
-    torch._C._linalg,
-    torch._C._fft,
+    getattr(torch._C, "_special", None),
+    getattr(torch._C, "_linalg", None),
+    getattr(torch._C, "_fft", None),
 )
 _OPERATORS = {
     "add": ("__add__", "__radd__", "__iadd__"),

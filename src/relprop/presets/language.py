@@ -40,7 +40,8 @@ class AttnLRP(Preset):
     """AttnLRP: softmax by its Taylor expansion, products by halves, norms with constant statistics, activations by
     the identity rule, linear maps by epsilon.
 
-    A mixture's router is a constant, or shares by halves. `conv_gamma` and `linear_gamma` give the paper's vision variant, which has 0.25 on convolutions and 0.05 on
+    A mixture's router is a constant, or shares by halves. `conv_gamma` and `linear_gamma` give the paper's vision
+    variant, which has 0.25 on convolutions and 0.05 on
     feed-forward layers (table B.5); 0 means epsilon. With the default epsilon of 0 the linear maps run natively.
     [Achtibat et al. 2024, AttnLRP, sections 3 and B.5]
     """

@@ -170,7 +170,7 @@ class ExcitationBackprop(Preset):
 class GuidedBackprop(Preset):
     """Guided backpropagation: the map is the guided gradient; nothing is conserved. [Springenberg et al. 2015]"""
 
-    reading: Literal["gradient"] = "gradient"  # type: ignore[assignment]
+    reading: Literal["gradient"] = "gradient"
 
     def make(self) -> tuple[Row, ...]:
         return ((Kind("relu"), GuidedReLU()), (All(), Gradient()))
@@ -180,7 +180,7 @@ class GuidedBackprop(Preset):
 class Deconvnet(Preset):
     """Deconvnet: the map is its gradient; nothing is conserved. [Zeiler and Fergus 2014]"""
 
-    reading: Literal["gradient"] = "gradient"  # type: ignore[assignment]
+    reading: Literal["gradient"] = "gradient"
 
     def make(self) -> tuple[Row, ...]:
         return ((Kind("relu"), DeconvReLU()), (All(), Gradient()))

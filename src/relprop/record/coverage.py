@@ -53,7 +53,7 @@ def walk(outputs: Iterable[Tensor]) -> tuple[list[Unknown], int]:
     seen: set[Any] = set()
     unknown: list[Unknown] = []
     while stack:
-        node = stack.pop()
+        node: Any = stack.pop()
         if node in seen:
             continue
         seen.add(node)

@@ -13,7 +13,7 @@ from relprop.ops.base import Fact
 _NONE: frozenset[int] = frozenset()
 
 
-class _Ref(weakref.ref):  # type: ignore[type-arg]
+class _Ref(weakref.ref[Any]):
     """A weak reference that remembers the place of its tensor."""
 
     __slots__ = ("place",)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from relprop.errors import RegistryError
 
-Pull = Callable[[Any, Tensor], Any]
+Pull = Callable[[Any, Any], Any]
 
 
 class Nodes:

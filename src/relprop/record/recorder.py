@@ -293,7 +293,8 @@ class Recorder(TorchFunctionMode):
             self._cut(name)  # its values go on without the graph
         for out in tensors(result):
             if out.grad_fn is not None:
-                out.grad_fn.metadata.setdefault("relprop.origin", origin)
+                node: Any = out.grad_fn
+                node.metadata.setdefault("relprop.origin", origin)
                 self.facts.mark_seen(out, seen)
         return result
 
@@ -481,8 +482,8 @@ class Recorder(TorchFunctionMode):
             return output
         if not (isinstance(output, Tensor) and output.shape == moving[0].shape):
             raise RegistryError(
-                f"{name} ({self.scope.paths[0]!r}) is registered as an elementwise function, but its output has not the "
-                f'shape {tuple(moving[0].shape)} of its input: register it with treat="gradient", or not at all'
+                f"{name} ({self.scope.paths[0]!r}) is registered as an elementwise function, but its output has not "
+                f'the shape {tuple(moving[0].shape)} of its input: register it with treat="gradient", or not at all'
             )
         op = Elementwise(name)
         op.operands, op.run = (moving[0],), output.detach().clone

@@ -77,7 +77,7 @@ class ModuleScope:
         elif isinstance(module, torch.jit.ScriptModule) and self.inside is None:
             label(output, args, (SCRIPTED, self.paths[0]))
         elif isinstance(output, Tensor) and isinstance(output.grad_fn, BackwardCFunction):
-            output.grad_fn.metadata.setdefault("relprop.origin", ("", self.paths[0]))  # type: ignore[attr-defined]
+            output.grad_fn.metadata.setdefault("relprop.origin", ("", self.paths[0]))
         while self._stack:
             if self._stack.pop() is module:
                 break
@@ -116,7 +116,7 @@ def label(output: Any, args: Any, origin: tuple[str, str]) -> None:
     stops = {t.grad_fn for t in args if isinstance(t, Tensor)}
     stack = [t.grad_fn for t in outs if isinstance(t, Tensor) and t.grad_fn is not None]
     while stack:
-        node = stack.pop()
+        node: Any = stack.pop()
         if node in stops or "relprop.origin" in node.metadata:
             continue
         node.metadata["relprop.origin"] = origin

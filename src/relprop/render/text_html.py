@@ -233,7 +233,9 @@ def _choices(found: Any, matrix: np.ndarray) -> str:
     panels = [_panel(words, [word.relevance for word in words[:first]], name, first, brief)]
     for row, word in enumerate(answer):
         buttons.append(_button(prefix, row + 1, word.text, word.before, special=word.special))
-        panels.append(_panel(words[: first + row + 1], matrix[row, : first + row], word.text, first + row, brief))
+        panels.append(
+            _panel(words[: first + row + 1], matrix[row, : first + row].tolist(), word.text, first + row, brief)
+        )
     return (
         f'<div class="choose"><p class="hint">Choose a word of the answer:</p>{"".join(buttons)}'
         f'<div class="panels">{"".join(panels)}</div></div>{_choice_style(len(buttons))}'

@@ -58,8 +58,9 @@ class LinearRule(Rule):
         """The stabiliser, where the short form of a rule serves: a positive number, the bias absorbed, no relevance
         on zeros, and no derivative of the relevance wanted."""
         eps = self.epsilon
-        plain = not callable(eps) and eps > 0 and self.bias == "absorb"
-        return float(eps) if plain and not op.carrying and not torch.is_grad_enabled() else None
+        if callable(eps) or eps <= 0 or self.bias != "absorb" or op.carrying or torch.is_grad_enabled():
+            return None
+        return float(eps)
 
     # -- the steps that rules share ------------------------------------------------------------------------------
 
@@ -294,8 +295,16 @@ def _positive(bias: Tensor | None) -> Tensor | None:
     return None if bias is None else positive(bias)
 
 
+def _negative(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else negative(bias)
+
+
+#: From so many inputs an output on, z- is taken as the difference of z and z+; below, it is summed up by itself.
+_MANY = 64
+
+
 def _stabilised_bias(op: LinearMap, bias: Tensor | None, eps: float) -> Tensor:
-    """A bias that adds the stabiliser to a sum that is not negative, at no further pass."""
+    """A bias that adds the stabiliser to a sum of one sign, at no further pass."""
     return op.weight.new_full(op.outputs, eps) if bias is None else bias + eps
 
 
@@ -357,7 +366,10 @@ class AlphaBeta(LinearRule):
         w = op.weight
         w_up, w_down = positive(w), negative(w)
         up = op.apply(a, w_up, _stabilised_bias(op, _positive(op.bias), eps)).to(z.dtype)
-        down = up - z  # |z-| + eps, and nothing but rounding where there is no negative contribution
+        if w[0].numel() < _MANY:  # few contributions: one sign may all but lack, and the difference be rounding
+            down = op.apply(a, w_down, _stabilised_bias(op, _negative(op.bias), -eps)).to(z.dtype).neg_()
+        else:
+            down = up - z  # |z-| + eps, and nothing but rounding where there is no negative contribution
         empty = down <= 16 * torch.finfo(z.dtype).eps * up
         relevance = g * z
         lost = torch.where(empty, relevance, 0.0)
@@ -385,13 +397,12 @@ class AlphaBeta(LinearRule):
             den = op.apply(positive(a), w, b) + op.apply(negative(a), crossed)
         den = den.to(relevance.dtype)
         stable = stabiliser(self.epsilon)(den)
-        s = relevance / stable if self.epsilon != 0 else torch.where(den == 0, 0.0, relevance / nonzero(den))
+        empty = den == 0
+        books.add("excess", torch.where(empty, relevance, 0.0).sum())
+        s = torch.where(empty, 0.0, relevance / torch.where(empty, 1.0, stable))
         r = transpose(op, s, w, a)
         if not op.nonneg:
             r = torch.where(a < 0, transpose(op, s, crossed, a), r)
-        empty = den == 0
-        books.add("excess", torch.where(empty, relevance, 0.0).sum())
-        s = torch.where(empty, 0.0, s)
         return self._settle(op, a, r, s, den, stable, b, books)
 
 

@@ -64,7 +64,7 @@ class Gates(Rule):
         for role, r in at.items():
             if role not in op.roles:
                 books.add("constants", r.sum())
-        return tuple(at[role] / nonzero(named[role]) for role in op.roles)
+        return tuple(at[role] / nonzero(x) for role, x in zip(op.roles, operands, strict=True))
 
     # -- the steps -----------------------------------------------------------------------------------------------
 
@@ -169,8 +169,8 @@ class _Walk:
 
     def backward(self, relevance: list[Tensor | None]) -> dict[str, Tensor]:
         """Relevance at the outputs -> at the input and the initial states."""
-        names = [n for n in ("h", "c") if n in self.named]
-        first = {n: torch.zeros_like(self.named[n]) for n in names}
+        names: list[str] = [n for n in ("h", "c") if n in self.named]
+        first: dict[str, Tensor] = {n: torch.zeros_like(self.named[n]) for n in names}
         last = self._last_states(relevance, names)
         down = self._output_steps(relevance)
         index = sum(len(ways) for ways in self.layers)

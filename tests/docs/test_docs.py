@@ -1,0 +1,115 @@
+"""The pages in docs/ run as they stand there, and what they point to exists."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import relprop
+import relprop.presets
+import relprop.rules
+from relprop.ops import TABLE
+from relprop.presets import Preset
+from relprop.record.nodes import NODES
+from relprop.rules import Rule
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+#: Pages whose blocks run here; those in docs/coming-from need other libraries and have tests of their own.
+PAGES = sorted(DOCS.glob("*.md"))
+LINKED = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+NAMED = re.compile(r"`((?:src|tests|docs|benchmarks)/[\w./*-]+|[\w-]+\.(?:txt|toml|md)|LICENSE|Makefile)`")
+
+
+def blocks(page: Path) -> Iterator[tuple[int, str]]:
+    """The fenced Python of a page, each with the line it starts on."""
+    text = page.read_text(encoding="utf-8")
+    for found in re.finditer(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+        yield text.count("\n", 0, found.start()) + 2, found.group(1)
+
+
+def needs(page: Path) -> list[str]:
+    """The packages a page asks for, in a comment in its first line: `<!-- needs: skimage matplotlib -->`."""
+    found = re.match(r"<!-- needs: (.*?) -->", page.read_text(encoding="utf-8"))
+    return found.group(1).split() if found else []
+
+
+@pytest.fixture
+def _registrations_end_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a page registers is gone after it."""
+    monkeypatch.setattr(TABLE, "_entries", dict(TABLE._entries))
+    monkeypatch.setattr(NODES, "_pulls", dict(NODES._pulls))
+    monkeypatch.setattr(NODES, "_classes", dict(NODES._classes))
+    monkeypatch.setattr(NODES, "_modules", NODES._modules.copy())
+
+
+@pytest.mark.usefixtures("_registrations_end_here")
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks of a page, in order, in one namespace."""
+    for module in needs(page):
+        pytest.importorskip(module, reason=f"docs/{page.name} uses it")
+    monkeypatch.chdir(tmp_path)
+    name = f"docs_{page.stem.replace('-', '_')}"
+    module = type(sys)(name)  # dataclasses look their module up
+    monkeypatch.setitem(sys.modules, name, module)
+    for line, source in blocks(page):
+        # blank lines before it, so that a traceback gives the line of the page
+        exec(compile("\n" * (line - 1) + source, str(page), "exec"), module.__dict__)
+
+
+def test_there_is_something_to_run() -> None:
+    assert {p.stem for p in PAGES} >= {"index", "rules", "selectors", "extending", "audit"}
+    assert all(any(True for _ in blocks(p)) for p in PAGES if p.stem != "design")
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda p: p.stem)
+def test_links_and_files_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    missing = []
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path) if path else page
+        if not there.exists() or (anchor and anchor not in anchors(there)):
+            missing.append(target)
+    missing += [name for name in NAMED.findall(text) if not list(ROOT.glob(name.rstrip("/")))]
+    assert not missing, f"{page.relative_to(ROOT)} points to what is not there: {missing}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as they are commonly made."""
+    heads = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in heads}
+
+
+def public(base: type) -> set[str]:
+    """The subclasses of `base` that stand in the package's own modules."""
+    spaces = (relprop, relprop.rules, relprop.presets)
+    return {
+        name
+        for space in spaces
+        for name, value in vars(space).items()
+        if isinstance(value, type) and issubclass(value, base) and value is not base
+    }
+
+
+@pytest.mark.parametrize(("base", "page"), [(Rule, "rules.md"), (Preset, "rules.md"), (Preset, "which-preset.md")])
+def test_every_one_is_on_the_page(base: type, page: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    names = public(base)
+    assert len(names) > 10
+    missing = {name for name in names if not re.search(rf"`{name}\b", text)}
+    assert not missing, f"docs/{page} does not mention {sorted(missing)}"
+
+
+def test_every_page_is_on_the_first() -> None:
+    text = (DOCS / "index.md").read_text(encoding="utf-8")
+    missing = [p.name for p in PAGES if p.name != "index.md" and f"]({p.name})" not in text]
+    assert not missing, f"docs/index.md does not link {missing}"

@@ -30,7 +30,10 @@ def _neg(t: torch.Tensor) -> torch.Tensor:
     return t.clamp(max=0)
 
 
-def stabilised(t: torch.Tensor, eps: float) -> torch.Tensor:
+def stabilised(t: torch.Tensor, eps: float | Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """The denominators of one sample; a callable stands for any other way to keep them from zero."""
+    if callable(eps):
+        return eps(t)
     return torch.where(t >= 0, t + eps, t - eps)
 
 
@@ -96,7 +99,7 @@ class Formula:
     """One rule: its terms, its stabiliser, its bias option."""
 
     terms: Terms
-    eps: float = 0.0
+    eps: float | Callable[[torch.Tensor], torch.Tensor] = 0.0
     bias: str = "absorb"
 
     def __call__(self, m: Dense, a: torch.Tensor, r: torch.Tensor) -> torch.Tensor:

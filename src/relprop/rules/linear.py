@@ -234,16 +234,14 @@ class Gamma(LinearRule):
 
     def _one_map(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, eps: float, books: Books) -> Tensor:
         """Where inputs are not negative and positive outputs alone carry relevance, the rule is one linear map."""
-        w = op.weight
-        w = torch.add(w, positive(w), alpha=self.gamma)
+        w = op.derived(f"w + {self.gamma} w+", lambda w: torch.add(w, positive(w), alpha=self.gamma))
         b = None if op.bias is None else op.bias + self.gamma * positive(op.bias)
         return _through(op, a, z, g, w, b, eps, books)
 
     def _two_maps(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, eps: float, books: Books) -> Tensor:
         """In general, by |A|: the denominator's size is (1 + gamma/2) |z| + gamma/2 (|A| |a| + |b|), its sign z's."""
         half = self.gamma / 2
-        w = op.weight
-        size = w.abs().mul_(half)
+        size = op.derived(f"{half} |w|", lambda w: w.abs().mul_(half))
         bias = None if op.bias is None else op.bias.abs() * half
         den = op.apply(a if op.nonneg else a.abs(), size, _stabilised_bias(op, bias, eps)).to(z.dtype)
         s = z.abs()
@@ -258,7 +256,7 @@ class Gamma(LinearRule):
         mirrored = transpose(op, signed, size, a)
         if not op.nonneg:
             mirrored = mirrored.mul_(a.sign())
-        return mirrored.add_(op.pull_back(s.to(w.dtype), a), alpha=1 + half)
+        return mirrored.add_(op.pull_back(s.to(a.dtype), a), alpha=1 + half)
 
     def _settle_shaped(
         self,
@@ -353,8 +351,9 @@ class AlphaBeta(LinearRule):
         eps = self.quick(op)
         if eps is not None and op.nonneg:
             if not self.beta:
-                return _through(op, a, z, g, positive(op.weight), _positive(op.bias), eps, books)
-            return self._both(op, a, z, g, eps, books)
+                return _through(op, a, z, g, op.derived("w+", positive), _positive(op.bias), eps, books)
+            if op.weight.dtype not in _HALF:  # a rounded z less z+ is no z-
+                return self._both(op, a, z, g, eps, books)
         relevance = self._relevance(op, z, g)
         r = self._branch(op, a, self.alpha * relevance, positive, books)
         if self.beta:
@@ -363,10 +362,9 @@ class AlphaBeta(LinearRule):
 
     def _both(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, eps: float, books: Books) -> Tensor:
         """Both branches from one extra forward: z- is z less z+."""
-        w = op.weight
-        w_up, w_down = positive(w), negative(w)
+        w_up, w_down = op.derived("w+", positive), op.derived("w-", negative)
         up = op.apply(a, w_up, _stabilised_bias(op, _positive(op.bias), eps)).to(z.dtype)
-        if w[0].numel() < _MANY:  # few contributions: one sign may all but lack, and the difference be rounding
+        if w_up[0].numel() < _MANY:  # few contributions: one sign may all but lack, and the difference be rounding
             down = op.apply(a, w_down, _stabilised_bias(op, _negative(op.bias), -eps)).to(z.dtype).neg_()
         else:
             down = up - z  # |z-| + eps, and nothing but rounding where there is no negative contribution

@@ -110,7 +110,10 @@ def measure(case: Case, preset: str, names: Sequence[str], options: argparse.Nam
         print(f"{case.name}, {preset}: {text}", file=sys.stderr, flush=True)
 
     if options.only != "memory":
-        for found in timing.measure(jobs, options.rounds, options.warmup, report):
+        reference = None
+        if options.device != "cpu" and "cpu" in case.devices:
+            reference = replace(first, contender=OWN.name, device="cpu", dtype=torch.float32)
+        for found in timing.measure(jobs, options.rounds, options.warmup, report, reference):
             row = table.Row(found.contender, found.status, found.median, ratio=found.ratio, difference=found.difference)
             if found.seconds:
                 row.fastest, row.slowest = min(found.seconds), max(found.seconds)

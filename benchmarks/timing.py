@@ -38,12 +38,17 @@ class _Entrant:
 
 
 def measure(
-    jobs: Sequence[Job], rounds: int, warmup: int, report: Callable[[str], None] = lambda text: None
+    jobs: Sequence[Job],
+    rounds: int,
+    warmup: int,
+    report: Callable[[str], None] = lambda text: None,
+    reference: Job | None = None,
 ) -> list[Timing]:
     """Time the jobs in turn, one call each a round, and compare what they computed.
 
     `ratio` is the median over the rounds of a contender's time over the unit's in the same round;
-    `difference` is the relative Euclidean distance of its relevance from relprop's.
+    `difference` is the relative Euclidean distance of its relevance from relprop's, and of relprop's from that of
+    the reference, which is relprop elsewhere (on a CPU, say).
     """
     with contextlib.ExitStack() as processes:
         timings, entrants = [], []
@@ -67,6 +72,10 @@ def measure(
                 if number >= warmup:
                     entrant.timing.seconds.append(seconds)
     _compare(entrants)
+    for entrant in entrants:
+        if reference is not None and entrant.timing.contender == OWN.name:
+            report("the same on the reference")
+            entrant.timing.difference = relative_difference(entrant.relevance, as_plain(reference.start()()))
     return timings
 
 

@@ -88,10 +88,11 @@ def record(
     request: Request,
     totals: Any = None,
     notes: tuple[str, ...] = (),
+    store: Any = None,
 ) -> Forward:
     """Run the model once and prepare every target. Raises for what cannot be explained."""
     carry = "everywhere" if request.explicit else None
-    recorder = Recorder(model, composite, carry=carry, layers=request.layers, totals=totals)
+    recorder = Recorder(model, composite, carry=carry, layers=request.layers, totals=totals, store=store)
 
     def chosen(output: Any) -> list[Any]:
         return [t(output) if callable(t) and not isinstance(t, Tensor) else None for t in request.targets]

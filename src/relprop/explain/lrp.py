@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -36,6 +37,7 @@ class LRP:
         self._composite = None if composite is None else as_composite(composite)
         self._chosen: tuple[Composite, str] | None = None
         self._totals: dict[Any, Any] = {}
+        self._store: dict[Any, Any] | None = None
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """Which rule each executed site gets, and why. Runs the forward once and propagates nothing."""
@@ -111,7 +113,7 @@ class LRP:
         """
         composite, notes = self._pick(args, kwargs)
         totals = self._count(composite, args, kwargs)
-        forward = record(self.model, composite, args, kwargs, request, totals, notes)
+        forward = record(self.model, composite, args, kwargs, request, totals, notes, self._store)
         for i, seed in enumerate(forward.seeds):
             result = propagate(forward, seed, request, keep=i + 1 < len(forward.seeds))
             sound = finite(result) and (result.audit.balanced or request.lenient)
@@ -127,6 +129,22 @@ class LRP:
                     f"unexplained.\n{result.audit}"
                 )
             yield result
+
+    @contextmanager
+    def frozen(self) -> Iterator[LRP]:
+        """While this context lasts the weights do not change, so modified ones are made once for many inputs.
+
+        with lrp.frozen():
+            maps = [lrp.explain(x, target=t).relevance for x, t in data]
+
+        The memory of the modified weights is held until the context ends. A weight that is changed inside all the
+        same gives relevance of the old one: torch does not tell of every change.
+        """
+        before, self._store = self._store, {}
+        try:
+            yield self
+        finally:
+            self._store = before
 
     def _pick(self, args: Any, kwargs: Any) -> tuple[Composite, tuple[str, ...]]:
         """The user's composite, or one chosen by what runs in the model."""

@@ -35,6 +35,7 @@ class LinearMap(Op):
     bias: Tensor | None = None
     nonneg: bool = False
     pad: Callable[[Tensor], Tensor] | None = None
+    store: dict[str, Tensor] | None = None
     lift: Callable[[Tensor], Tensor] | None = None
 
     def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
@@ -46,6 +47,14 @@ class LinearMap(Op):
             leaf = torch.zeros_like(a).requires_grad_()
             z = self.apply(leaf, w)
         return torch.autograd.grad(z, leaf, s, create_graph=torch.is_grad_enabled())[0]
+
+    def derived(self, name: str, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """A modified weight; made once while the user holds the weights frozen."""
+        if self.store is None:
+            return make(self.weight)
+        if name not in self.store:
+            self.store[name] = make(self.weight)
+        return self.store[name]
 
     def pull_back(self, s: Tensor, a: Tensor) -> Tensor:
         """`A^T s` with the map's own weight; `s` may be overwritten."""

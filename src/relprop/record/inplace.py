@@ -53,7 +53,7 @@ def inplace(rec: Recorder, call: SeenCall, entry: Any) -> Any:
     func = out_of_place(call.func)
     outer = SeenCall(rec, func, entry.name, args, kwargs)
     parsed = rec.parse(entry, outer)
-    if _runs_natively(rec, parsed, outer):
+    if _runs_natively(rec, parsed, outer) and not (target._is_view() and _books(parsed)):
         if entry.name == "relu" and _absorb(rec, target, parsed, call):
             return target
         rec.boxes.before_write(target)
@@ -101,6 +101,13 @@ def _runs_natively(rec: Recorder, parsed: Op | Native | Expansion, call: SeenCal
     return False
 
 
+def _books(parsed: Op | Native | Expansion) -> bool:
+    """Whether a hook would hang on the result; on a written view it would be lost to who reads the base."""
+    return (isinstance(parsed, Native) and parsed.share is not None) or (
+        isinstance(parsed, Sum) and parsed.constant is not None
+    )
+
+
 def write(rec: Recorder, target: Tensor, result: Any) -> Any:
     rec.boxes.before_write(target)
     fact, seen = rec.facts.get(result), rec.facts.seen(result)
@@ -116,6 +123,14 @@ def _write_natively(rec: Recorder, call: SeenCall, entry: Any, target: Tensor) -
     seen = rec.seen(call.args, call.kwargs)
     parsed = entry.parse(call)
     share = parsed.share if isinstance(parsed, Native) else None
+    if share is not None and target._is_view() and target.requires_grad:
+        whole = target.clone()  # a hook on a written view would be lost to who reads its base
+        call.func(*(whole if a is target else a for a in call.args), **call.kwargs)
+        mark(whole, (call.args, call.kwargs), rec.books, share)
+        write(rec, target, whole)
+        rec.facts.put(target, None)
+        rec.facts.mark_seen(target, seen)
+        return target
     result = call.run()
     mark(target, (call.args, call.kwargs), rec.books, share)
     mark_written(target)

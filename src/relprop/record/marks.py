@@ -37,6 +37,13 @@ def mark(
         stack.extend(n for n, _ in node.next_functions)
 
 
+def own(result: Any, given: Any) -> Any:
+    """A result that may bear a hook: a later write into a view would replace its node, and the hook with it."""
+    if not (isinstance(result, Tensor) and result.requires_grad and result._is_view()):
+        return result
+    return result if any(result is t for t in tensors(given)) else result.clone()
+
+
 def _hang(
     node: Any,
     books: Callable[[], Ledger],

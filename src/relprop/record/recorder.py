@@ -26,7 +26,7 @@ from relprop.record.call import SeenCall
 from relprop.record.captures import Captures
 from relprop.record.facts import Facts
 from relprop.record.inplace import inplace, is_inplace, write
-from relprop.record.marks import mark
+from relprop.record.marks import mark, own
 from relprop.record.residual import residual
 from relprop.record.saved import Boxes
 from relprop.record.scope import ModuleScope
@@ -91,6 +91,7 @@ class Recorder(TorchFunctionMode):
 
     carry     where relevance may stand on zeros: "nowhere", "entry" (below entries), "everywhere"
     layers    patterns of module paths whose outputs are captured
+    store     modified weights that outlive the call, by site, while the user holds the weights frozen
     """
 
     def __init__(
@@ -101,9 +102,11 @@ class Recorder(TorchFunctionMode):
         carry: str | None = None,
         layers: Sequence[str] = (),
         totals: Any = None,
+        store: dict[Any, dict[str, Tensor]] | None = None,
     ) -> None:
         super().__init__()
         self.composite = composite
+        self.store = store
         self.carry = carry or composite.carries()
         self.positions = Positions(composite.selectors, totals)
         self._asks_residual = any(
@@ -321,6 +324,8 @@ class Recorder(TorchFunctionMode):
         if native.form != "move" and self.carrying(seen):
             return self._native_carrying(call, native, run, seen)
         result = run()
+        if native.share is not None:
+            result = own(result, (call.args, call.kwargs))
         if call.name in SAME and isinstance(result, Tensor):
             self.dtypes.add(result.dtype)
         mark(result, (call.args, call.kwargs), self.books, native.share)
@@ -367,6 +372,8 @@ class Recorder(TorchFunctionMode):
             site, decision, seen = self.decide(op, call.name, seen)
         rule = decision.rule
         op.bind(rule)
+        if self.store is not None and isinstance(op, LinearMap):
+            op.store = self.store.setdefault((site.paths, site.name, site.call, merged is not None), {})
         if rule.constant(op):
             with torch.no_grad():
                 return run()
@@ -378,9 +385,12 @@ class Recorder(TorchFunctionMode):
         if before is as_is and call.name == "relu" and (step := self.only_reader(operands[0])) is not None:
             return self._rectify(step, op, site, operands[0], run, seen)
         if before is not None:
+            given, share = (call.args, call.kwargs), _bias_share(op, merged is not None)
             result = run()
+            if share is not None or before is not as_is:
+                result = own(result, given)
             entry = "bias" if isinstance(op, LinearMap) else "constants"
-            mark(result, (call.args, call.kwargs), self.books, _bias_share(op, merged is not None), before, entry)
+            mark(result, given, self.books, share, before, entry)
             merged = None
         else:
             self.checkpointed = self.checkpointed or self.boxes.elsewhere()

@@ -29,6 +29,8 @@ class Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, visit: Visit, run: Callable[[], Any], *operands: Tensor) -> Any:
         result = run()
+        if isinstance(result, Tensor) and result._is_view():
+            result = _fresh(result, operands)
         outputs = result if isinstance(result, tuple) else (result,)
         integers = [o for o in outputs if isinstance(o, Tensor) and not (o.is_floating_point() or o.is_complex())]
         if integers:
@@ -55,3 +57,16 @@ class Step(torch.autograd.Function):
             if ledger.by_site:
                 ledger.flow(visit.site, saved[:count], saved[count:], gs, pulled)
         return (None, None, *pulled)
+
+
+def _fresh(view: Tensor, operands: tuple[Tensor, ...]) -> Tensor:
+    """The same memory under a tensor that is no view, which a model may then change in place.
+
+    Unless the memory is an operand's: then it is one on purpose.
+    """
+    if view.layout is not torch.strided or view.is_conj() or view.is_neg():
+        return view
+    memory = view.untyped_storage()
+    if any(o.layout is torch.strided and o.untyped_storage()._cdata == memory._cdata for o in operands):
+        return view
+    return view.new_empty(0).set_(memory, view.storage_offset(), view.size(), view.stride())

@@ -18,6 +18,7 @@ explain       LRP: record, seed, propagate, balance
 render        pictures of relevance
 models        networks, photographs and class names to try it on
 text          language models: which words made it say that
+metrics       how good an explanation is
 adapters      the calls of other systems, carried out by this one
 captum        Captum's calls under a short name
 tabular       rows of a table, by the names of its columns
@@ -102,7 +103,7 @@ from relprop.steps import StepRule as StepRule
 register_function = _NODES.register_function
 register_module = _NODES.register_module
 
-_LAZY = ("adapters", "captum", "tabular", "text")
+_LAZY = ("adapters", "captum", "metrics", "tabular", "text")
 
 
 def __getattr__(name: str) -> object:

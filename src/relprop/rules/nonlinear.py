@@ -18,6 +18,13 @@ from relprop.ops.softmax import Softmax
 from relprop.rules.base import Rule, as_is
 
 
+#: Functions with f(0) = 0, whoever they are of.
+_THROUGH_ZERO = frozenset(
+    "relu leaky_relu prelu rrelu abs gelu silu mish hardswish tanh relu6 elu selu celu softsign tanhshrink hardshrink "
+    "softshrink erf sin tan sinh asin atan asinh atanh expm1 log1p sqrt square".split()
+)
+
+
 @dataclass(frozen=True)
 class Identity(Rule):
     r"""Relevance passes an elementwise function unchanged.
@@ -25,7 +32,7 @@ class Identity(Rule):
     R_in = R_out,   that is  g_in = g_out f(x)/x  (its limit at 0)
 
     For norms: the normalised, scaled entry passes its relevance to the entry it came from. Conserves exactly, but for
-    a function with f(0) != 0 at an input that is exactly 0.
+    a function with f(0) != 0 at an input that is exactly 0: then all of it is a constant.
     [Bach et al. 2015; Achtibat et al. 2024, AttnLRP, eq. 9 and Prop. 3.4]
     """
 
@@ -41,7 +48,13 @@ class Identity(Rule):
         if y is None:
             assert op.ratio is not None
             return g * op.ratio(x)
-        ratio = nonzero(y) / nonzero(x) if op.carrying else torch.where((x == 0) & (y == 0), op.at_zero, y / nonzero(x))
+        if op.carrying:
+            ratio = nonzero(y) / nonzero(x)
+        else:
+            zero = x == 0
+            ratio = torch.where(zero, torch.where(y == 0, op.at_zero, 0.0), y / nonzero(x))
+            if op.name not in _THROUGH_ZERO:  # all of f(0) is a constant of the function
+                books.add("constants", dot(torch.where(zero, y, 0.0), g))
         return g * (ratio.conj() if ratio.is_complex() else ratio)  # complex: R = Re(conj(a) g)
 
     def norm(self, op: Norm, x: Tensor, y: Tensor, g: Tensor, books: Books) -> Tensor:

@@ -125,3 +125,30 @@ def test_complex_input() -> None:
     _, (expected,) = reference(Filter(), (z,), lambda y: y, None)
     found = rp.LRP(Filter().eval(), rp.Zero()).explain(z, target=lambda y: y).relevance
     assert_close(found, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("seeded", [False, True], ids=["value", "random relevance"])
+@pytest.mark.parametrize("solver", ["solve", "solve_triangular"])
+def test_solving_a_system(solver: str, seeded: bool) -> None:
+    """Linear in the right-hand side; the matrix is a denominator and takes nothing."""
+    settings = {"upper": False} if solver == "solve_triangular" else {}
+    function = getattr(torch.linalg, solver)
+
+    class Solve(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return function(a, b, **settings)
+
+    a, b = draw(2, 3, 3).tril() + 3 * torch.eye(3), draw(2, 3, 4, seed=2)
+    r = draw(2, 3, 4, seed=9) if seeded else None
+    _, expected = reference(lambda a, b: function(a.detach(), b, **settings), (a, b), lambda y: y, r)
+    lrp = rp.LRP(Solve().eval(), rp.Zero())
+    found = lrp.explain(a, b, target=lambda y: y, seed="value" if r is None else r).relevance
+    for first, second in zip(found, expected, strict=True):
+        assert_close(first, second, rtol=1e-10)
+
+    class Inverse(nn.Module):
+        def forward(self, a: Tensor) -> Tensor:
+            return function(a, torch.eye(3, dtype=a.dtype), **settings)
+
+    with pytest.raises(rp.RelpropError, match="register_module"):
+        rp.LRP(Inverse().eval(), rp.Zero()).explain(a, target=lambda y: y)

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relprop.errors import UnknownOperationError
 from relprop.numerics import nonzero, tau
-from relprop.ops.base import Call, Expansion, Fact, Native
+from relprop.ops.base import Call, Expansion, Fact, Native, plain
 from relprop.ops.stem import stemmed
 from relprop.ops.table import op
 
@@ -284,6 +285,20 @@ def _placed_share(call: Call) -> Callable[[Tensor], Tensor] | None:
 
             return share
     return None
+
+
+@op(torch.linalg.solve_triangular, torch.linalg.solve)
+def solve(call: Call) -> Native:
+    """`X = A^-1 B` is linear in B; the matrix stands in the denominator, so it is a constant, as denominators are."""
+    a, b = call.bind("A B")
+    if not call.depends(b):
+        raise UnknownOperationError(
+            f"{call.name}: the matrix depends on the input and the right-hand side does not, and an inverse has no rule. "
+            "Give the module around it one: relprop.register_module(TheModule, 'gradient')"
+        )
+    rest = {k: v for k, v in call.kwargs.items() if k not in ("A", "B")}
+    matrix, func, more = plain(a), call.func, call.args[2:]
+    return Native(form="reduce", run=lambda: func(matrix, b, *more, **rest), operands=(b,))
 
 
 @op(torch.sparse.mm, "smm")

@@ -107,5 +107,12 @@ def _tanh_gelu(node: Any, g: Tensor) -> Tensor:
     return g * 0.5 * (1 + torch.tanh(0.79788456 * x * (1 + 0.044715 * x * x)))
 
 
+def _square_root(node: Any, g: Tensor) -> Tensor:
+    """The identity rule of a square root whose derivative is bounded by 1000."""
+    return g * torch.rsqrt(node.saved_tensors[0].clamp(min=0.25e-6))
+
+
 # Functions of widely used packages.
-NODES.register_function("transformers.models.bloom.modeling_bloom.GeLUFunctionBackward", _tanh_gelu)
+_MODELS = "transformers.models"
+NODES.register_function(f"{_MODELS}.bloom.modeling_bloom.GeLUFunctionBackward", _tanh_gelu)
+NODES.register_function(f"{_MODELS}.recurrent_gemma.modeling_recurrent_gemma.SqrtBoundDerivativeBackward", _square_root)

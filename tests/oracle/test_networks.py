@@ -228,9 +228,12 @@ def test_deep_network_equals_explicit_form(middle: str, lower: str) -> None:
     tape = Tape()
     leaf = tape.leaf(x)
     merged = nn.Sequential(net.conv1, net.norm1)  # the two are one linear map
-    h = _relu(tape, tape.linear(leaf, merged, low))
-    h = _relu(tape, tape.add(tape.linear(h, net.conv2, mid), h))
-    h = _relu(tape, tape.linear(tape.max_pool(h, 2), net.conv3, mid))
+    one = tape.linear(leaf, merged, low)
+    h = _relu(tape, one)
+    two = tape.linear(h, net.conv2, mid)
+    h = _relu(tape, tape.add(two, h))
+    three = tape.linear(tape.max_pool(h, 2), net.conv3, mid)
+    h = _relu(tape, three)
     y = tape.linear(tape.reshape(h, 2, -1), net.head, Formula(f.plain, 1e-6))
     relevance = torch.randn(2, 3, dtype=torch.float64)
     tape.back(y, relevance)
@@ -238,7 +241,11 @@ def test_deep_network_equals_explicit_form(middle: str, lower: str) -> None:
     composite = rp.Composite(
         [(rp.Name("conv1"), low_rule), (rp.Kind("conv"), mid_rule), (rp.Kind("linear"), rp.Epsilon(1e-6))]
     )
-    found = rp.LRP(net, composite).explain(x, target=relevance)
+    found = rp.LRP(net, composite).explain(x, target=relevance, layers=["norm1", "conv[23]", "head"])
     assert_close(found.output, y.data, 1e-12, "output")
     assert leaf.relevance is not None
     assert_close(found.relevance, leaf.relevance, 1e-9)
+    assert sorted(found.layers) == ["conv2", "conv3", "head", "norm1"]
+    for path, value in {"norm1": one, "conv2": two, "conv3": three, "head": y}.items():
+        assert value.relevance is not None
+        assert_close(found.layers[path], value.relevance, 1e-9, path)

@@ -293,7 +293,7 @@ def solve(call: Call) -> Native:
     a, b = call.bind("A B")
     if not call.depends(b):
         raise UnknownOperationError(
-            f"{call.name}: the matrix depends on the input and the right-hand side does not, and an inverse has no rule. "
+            f"{call.name}: the matrix depends on the input, the right-hand side does not; an inverse has no rule. "
             "Give the module around it one: relprop.register_module(TheModule, 'gradient')"
         )
     rest = {k: v for k, v in call.kwargs.items() if k not in ("A", "B")}

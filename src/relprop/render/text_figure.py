@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,7 +56,7 @@ def matrix(found: Any) -> Any:
     left = f"the {len(kept)} strongest of {len(found.words)} words" if len(kept) < len(found.words) else ""
     axes.set_xlabel(left or str(scale), fontsize=_SIZE - 2)
     colour_bar(figure, axes, scale, DEFAULT)
-    return _drawn(figure)
+    return figure
 
 
 def _label(text: str) -> str:
@@ -94,7 +93,7 @@ def _texts(parts: Sequence[tuple[str, Sequence[Word]]], scale: Scale) -> Any:
             top += 1
         top += 0.25
     colour_bar(figure, axes, scale, DEFAULT)
-    return _drawn(figure)
+    return figure
 
 
 def _box(at: float, top: float, width: float, ground: tuple[int, int, int]) -> Any:
@@ -123,11 +122,3 @@ def _lines(found: Sequence[Word]) -> list[list[tuple[float, Word]]]:
 def _width(text: str) -> float:
     """Columns: East Asian signs take two."""
     return float(sum(2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text))
-
-
-def _drawn(figure: Any) -> Any:
-    """The figure, laid out once here: signs that the font lacks are drawn as boxes, without a word about each."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.draw_without_rendering()
-    return figure

@@ -233,9 +233,8 @@ def _choices(found: Any, matrix: np.ndarray) -> str:
     panels = [_panel(words, [word.relevance for word in words[:first]], name, first, brief)]
     for row, word in enumerate(answer):
         buttons.append(_button(prefix, row + 1, word.text, word.before, special=word.special))
-        panels.append(
-            _panel(words[: first + row + 1], matrix[row, : first + row].tolist(), word.text, first + row, brief)
-        )
+        said = first + row
+        panels.append(_panel(words[: said + 1], matrix[row, :said].tolist(), word.text, said, brief))
     return (
         f'<div class="choose"><p class="hint">Choose a word of the answer:</p>{"".join(buttons)}'
         f'<div class="panels">{"".join(panels)}</div></div>{_choice_style(len(buttons))}'
@@ -265,9 +264,8 @@ def _panel(words: Sequence[Word], relevance: Sequence[float], name: str, said: i
         text = f'<p class="hint">the strongest passages</p><ol class="passages">{text}</ol>'
     else:
         text = f'<p class="text" dir="auto">{_spans(own, scale)}'
-        text += (
-            "".join(f'{escape(w.before)}<span class="w said">{escape(w.text)}</span>' for w in words[said:]) + "</p>"
-        )
+        text += "".join(f'{escape(w.before)}<span class="w said">{escape(w.text)}</span>' for w in words[said:])
+        text += "</p>"
     return f'<section class="panel"><h2>{escape(name)}</h2>{_legend(scale)}{text}</section>'
 
 

@@ -150,11 +150,13 @@ def _legend(console: Any, scale: Scale) -> None:
     if scale.empty:
         _line(console, "zero everywhere: nothing of the score reaches the words")
         return
+    if console.no_color or console.color_system is None:
+        return  # there are no colours to explain; the numbers follow
     text = require("rich.text", "text", "showing a text").Text()
     text.append(f"{signed(-scale.limit)} ")
     for style in _styles()[:: STEPS // 8]:
         text.append(" ", style)
-    text.append(f" {signed(scale.limit)}   {scale}")
+    text.append(f" {signed(scale.limit)}" + (f"   {scale}" if scale.clipped else ""))
     console.print(text)
 
 

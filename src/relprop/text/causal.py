@@ -59,6 +59,9 @@ def explain_next(
         return last[:, target] if other is None else last[:, target] - last[:, other]
 
     explanation = _lrp(model, preset).explain(target=pick, input_ids=given.ids, **settings)
+    notes = leaf_notes(explanation.audit)
+    if isinstance(token, str):
+        notes += _spaced(model, tokenizer, token, target, logits)
     name = f"logit of {write(tokenizer, target)}"
     if other is not None:
         name += f" minus that of {write(tokenizer, other)}"
@@ -70,7 +73,7 @@ def explain_next(
         explanation.audit,
         explanation.plan,
         _candidates(tokenizer, logits, [target] if other is None else [target, other]),
-        leaf_notes(explanation.audit),
+        notes,
     )
 
 
@@ -211,6 +214,17 @@ def _answer_ids(model: nn.Module, tokenizer: Any, answer: str) -> list[int]:
     ids = [int(i) for i in tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"]]
     check_ids(model, ids)
     return ids
+
+
+def _spaced(model: nn.Module, tokenizer: Any, token: str, target: int, logits: Tensor) -> tuple[str, ...]:
+    """A word to those who gave a token without the space that it most likely has before it."""
+    try:
+        spaced = find_token(model, tokenizer, " " + token)
+    except InputError:
+        return ()
+    if spaced == target or float(logits[spaced]) <= float(logits[target]):
+        return ()
+    return (f"with a space before it, {' ' + token!r}, it is likelier: that is another token",)
 
 
 def _candidates(tokenizer: Any, logits: Tensor, wanted: Sequence[int]) -> tuple[tuple[str, float], ...]:

@@ -54,7 +54,7 @@ def load(spec: str, kind: Kind | None = None) -> LoadedText:
 
     spec  ``smollm2`` (SmolLM2-135M-Instruct) or ``minilm`` (all-MiniLM-L6-v2), each from a package; a folder that
           `save_pretrained` of transformers wrote; or a GGUF file of a llama model
-    kind  what it is used as, where the folder does not say
+    kind  what it is, where the folder does not say
 
     Raises:
         InputError: for an unknown name, or what cannot be read.
@@ -102,7 +102,7 @@ def _from_folder(transformers: ModuleType, folder: Path, kind: Kind | None) -> L
         try:
             config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
             causal = any("CausalLM" in name or "LMHead" in name for name in config.architectures or ())
-            kind = kind or ("causal" if causal else "encoder")
+            kind = ("causal" if causal else "encoder") if config.architectures else kind or "encoder"
             auto = transformers.AutoModelForCausalLM if kind == "causal" else transformers.AutoModel
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model = auto.from_pretrained(

@@ -228,10 +228,11 @@ def merge(tokens: Sequence[Token], relevance: Sequence[float], breaks: Iterable[
         text = "".join(tokens[i].text for i in group)
         special = tokens[group[0]].special
         core = text if special else text.strip()
-        before = pending if special else pending + text[: len(text) - len(text.lstrip())]
-        pending = "" if special or not core else text[len(text.rstrip()) :]
-        if not core:
-            # white space alone: shown by signs, and its line breaks kept for what follows
+        if special:
+            before, pending = pending, ""
+        elif core:
+            before, pending = pending + text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
+        else:  # white space alone: shown by signs, and its line breaks kept for what follows
             before, core, pending = pending, _signs(text), "\n" * text.count("\n")
         words.append(
             Word(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ class Shown:
         if suffix in (".png", ".svg", ".pdf"):
             from relprop.render.figure import save_figure
 
-            return save_figure(self._figure(), path)
+            with warnings.catch_warnings():  # signs that the font lacks are drawn as boxes, without a word about each
+                warnings.filterwarnings("ignore", message="Glyph .* missing from")
+                return save_figure(self._figure(), path)
         raise InputError(f"{path}: written are {', '.join(SUFFIXES)}")
 
     def _repr_html_(self) -> str:
@@ -108,14 +111,11 @@ class TextExplanation(Shown):
     candidates: tuple[tuple[str, float], ...] = ()
     notes: tuple[str, ...] = ()
     breaks: tuple[int, ...] = ()
-    _words: list[Word] = field(default_factory=list)
 
     @property
     def words(self) -> list[Word]:
         """The tokens merged into words as people write them."""
-        if not self._words:
-            self._words = merge(self.tokens, self.relevance.tolist(), self.breaks)
-        return self._words
+        return merge(self.tokens, self.relevance.tolist(), self.breaks)
 
     def strongest(self, count: int = 5) -> list[Word]:
         """The words with the most relevance of either sign."""
@@ -182,7 +182,6 @@ class GenerationExplanation(Shown):
     plan: Any = None
     finished: bool = False
     notes: tuple[str, ...] = ()
-    _words: list[Word] = field(default_factory=list)
 
     @property
     def answer(self) -> str:
@@ -197,9 +196,7 @@ class GenerationExplanation(Shown):
     @property
     def words(self) -> list[Word]:
         """All words; their relevance is that for the whole answer."""
-        if not self._words:
-            self._words = merge(self.tokens, self.matrix.sum(0).tolist(), (self.start,))
-        return self._words
+        return merge(self.tokens, self.matrix.sum(0).tolist(), (self.start,))
 
     @property
     def answer_words(self) -> list[Word]:
@@ -207,8 +204,10 @@ class GenerationExplanation(Shown):
 
     def word_matrix(self) -> Tensor:
         """[answer words, words]: the matrix with tokens summed into words, on both sides."""
-        columns = torch.stack([self.matrix[:, w.start : w.stop].sum(1) for w in self.words], 1)
-        rows = [columns[w.start - self.start : w.stop - self.start].sum(0) for w in self.answer_words]
+        words = self.words
+        columns = torch.stack([self.matrix[:, w.start : w.stop].sum(1) for w in words], 1)
+        answer = [(w.start - self.start, w.stop - self.start) for w in words if w.start >= self.start]
+        rows = [columns[start:stop].sum(0) for start, stop in answer]
         return torch.stack(rows)
 
     def token(self, index: int) -> TextExplanation:

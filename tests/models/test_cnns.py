@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any
 
@@ -82,6 +83,17 @@ def test_preset_explains(name: str, preset: str) -> None:
     assert found.relevance.abs().sum() > 0
     if preset not in ("GuidedBackprop", "Deconvnet"):  # gradients, which have no sum to keep
         assert abs(float(found.audit.unexplained)) < 1e-4 * abs(float(plain.sum()))
+
+
+@pytest.mark.parametrize("preset", ["UniformEpsilon", "EpsilonPlus", "EpsilonAlpha2Beta1"])
+@pytest.mark.parametrize("name", MODELS)
+def test_preset_explains_in_float32(name: str, preset: str) -> None:
+    """As it is loaded: the books balance to the rounding of float32, relative to what was added up."""
+    model = copy.deepcopy(load(name)).float()
+    found = rp.LRP(model, PRESETS[preset]).explain(photograph(64).float(), target=logit)
+    assert torch.isfinite(found.relevance).all()
+    books = found.audit
+    assert abs(books.unexplained) < max(1e-4 * abs(books.seed), 1e-6 * books.scale)
 
 
 @functools.lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ import click
 
 from relprop.cli.progress import Progress
 from relprop.cli.table import table
+from relprop.cli.text import text
 
 Command = Callable[..., Any]
 
@@ -207,3 +208,4 @@ def demo(out: str, photos: tuple[str, ...]) -> None:
 
 
 relprop.add_command(table)
+relprop.add_command(text)

@@ -132,8 +132,7 @@ def _from_gguf(transformers: ModuleType, path: Path) -> LoadedText:
     header = read_header(path)
     settings = llama_settings(header)
     tokenizer = gguf_tokenizer(transformers, header)
-    rope = {"rope_type": "default", "rope_theta": settings.pop("rope_theta")}
-    config = transformers.LlamaConfig(**settings, rope_parameters=rope)
+    config = transformers.LlamaConfig(**settings)
     with torch.device("meta"):
         model = transformers.LlamaForCausalLM(config)
     weights = dict(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from relprop.errors import InputError
 from relprop.explain import LRP
 from relprop.extras import require
+from relprop.models.sources import import_torchvision
 
 Array = npt.NDArray[Any]
 
@@ -75,6 +77,8 @@ def metric(name: str, **settings: Any) -> Any:
 
 def metrics() -> dict[str, Any]:
     """Quantus' metrics by both of their names."""
+    if importlib.util.find_spec("torchvision") is not None:
+        import_torchvision()  # Quantus imports it by way of zennit, and may find it beside another build of torch
     quantus = require("quantus", "quantus", "a metric of Quantus")
     found: dict[str, Any] = {}
     for group in quantus.AVAILABLE_METRICS.values():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import relprop as rp
 from tests.architectures.arch_models import draw
 from tests.architectures.detached import Detached, reference
+from tests.reference.recipe import fill
 from tests.support.compare import assert_close
 
 MASK = torch.zeros(5, dtype=torch.float64)
@@ -136,3 +137,36 @@ def test_a_function_at_zero() -> None:
     assert_close(explanation.relevance[0], expected, rtol=1e-12)
     assert abs(explanation.audit.constants - 1.0) < 1e-12
     assert abs(explanation.audit.unexplained) < 1e-12
+
+
+@pytest.mark.parametrize("seeded", [False, True], ids=["value", "random relevance"])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("projected", [False, True], ids=["alone", "after a convolution"])
+def test_batch_norm_read_transposed(projected: bool, batch: int, seeded: bool) -> None:
+    """The gradient that comes back is laid out in another order; torch 2.13 misreads it where the batch is one."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 1) if projected else nn.Identity()
+            self.norm = nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            v = self.norm(self.conv(x)).flatten(2).mT  # [N, T, C]
+            return x.flatten(2) @ v
+
+    model = fill(Model().double())
+    model.norm.running_var.copy_(draw(4, seed=3).abs() + 0.5)
+
+    def oracle(x: Tensor) -> Tensor:
+        z = model.conv(x)
+        scale = model.norm.weight / (model.norm.running_var + model.norm.eps).sqrt()
+        shift = model.norm.bias - model.norm.running_mean * scale
+        v = (z * scale[:, None, None] + shift[:, None, None]).flatten(2).mT
+        return half(x.flatten(2) @ v)
+
+    x = draw(batch, 4, 3, 3)
+    r = draw(batch, 4, 4, seed=9) if seeded else None
+    _, (expected,) = reference(oracle, (x,), lambda y: y, r)
+    found = rp.LRP(model, rp.Zero()).explain(x, target=lambda y: y, seed="value" if r is None else r).relevance
+    assert_close(found, expected, rtol=1e-10)

@@ -1,0 +1,149 @@
+"""In-place operations and moves of elements mean what their plain formulations mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import relprop as rp
+from tests.laws.test_formulations import RULES, every_rule, same
+from tests.support.compare import assert_close
+from tests.support.networks import ready, residual_net
+
+
+@every_rule
+def test_in_place_residual_and_relu(rule: str) -> None:
+    in_place, plain = residual_net(), residual_net(plain=True)
+    plain.load_state_dict(in_place.state_dict(), strict=False)
+    same(in_place, plain, torch.randn(2, 3, 8, 8, dtype=torch.float64), RULES[rule], 1e-8)
+
+
+IN_PLACE: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "iadd": (lambda u, v: u.__iadd__(v), lambda u, v: u + v),
+    "add_ of a product": (lambda u, v: u.add_(v, alpha=0.5), lambda u, v: u + 0.5 * v),
+    "isub": (lambda u, v: u.__isub__(v), lambda u, v: u - v),
+    "imul by a number": (lambda u, v: u.mul_(2.0).add_(v), lambda u, v: 2.0 * u + v),
+    "idiv by a number": (lambda u, v: u.div_(4.0) + v, lambda u, v: u / 4 + v),
+    "relu_ ignored": (lambda u, v: (u.relu_(), u + v)[1], lambda u, v: u.relu() + v),
+    "two in a row": (lambda u, v: u.relu_().add_(v).relu_(), lambda u, v: (u.relu() + v).relu()),
+    "gate": (lambda u, v: u.mul_(v.sigmoid_()), lambda u, v: u * v.sigmoid()),
+    "slice assignment": (lambda u, v: _assign(u, v), lambda u, v: torch.cat([v[:, :2], u[:, 2:]], 1)),
+    "slice addition": (
+        lambda u, v: _add_to_slice(u, v),
+        lambda u, v: torch.cat([u[:, :2] + v[:, :2], u[:, 2:]], 1),
+    ),
+    "zero_ of a slice": (lambda u, v: _zero_slice(u) + v, lambda u, v: u * _mask(u) + v),
+    "masked_fill_": (lambda u, v: u.masked_fill_(_mask(u) == 0, 0.0) + v, lambda u, v: u * _mask(u) + v),
+    "used before and after": (lambda u, v: _before_and_after(u, v), lambda u, v: 3.0 * u + v + u.relu()),
+}
+
+
+def _assign(u: Tensor, v: Tensor) -> Tensor:
+    u[:, :2] = v[:, :2]
+    return u
+
+
+def _add_to_slice(u: Tensor, v: Tensor) -> Tensor:
+    u[:, :2] += v[:, :2]
+    return u
+
+
+def _zero_slice(u: Tensor) -> Tensor:
+    u[:, 3:].zero_()
+    return u
+
+
+def _mask(u: Tensor) -> Tensor:
+    mask = torch.ones_like(u)
+    mask[:, 3:] = 0
+    return mask
+
+
+def _before_and_after(u: Tensor, v: Tensor) -> Tensor:
+    tripled = 3.0 * u
+    u.relu_()
+    return tripled + v + u
+
+
+class Join(nn.Module):
+    def __init__(self, join: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.left, self.right, self.head = nn.Linear(4, 5), nn.Linear(4, 5), nn.Linear(5, 3)
+        self.join = join
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.join(self.left(x), self.right(x)))
+
+
+@every_rule
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_in_place_operations(name: str, rule: str) -> None:
+    one, two = (ready(Join(join)) for join in IN_PLACE[name])
+    two.load_state_dict(one.state_dict())
+    same(one, two, torch.randn(3, 4, dtype=torch.float64), RULES[rule], 1e-8)
+
+
+# -- structure --
+
+STRUCTURE: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "flatten": (lambda x: x.flatten(1), lambda x: x.reshape(x.shape[0], -1)),
+    "stack and sum": (
+        lambda x: torch.stack([x, x.relu()]).sum(0).flatten(1),
+        lambda x: (x + x.relu()).flatten(1),
+    ),
+    "chunk": (lambda x: torch.cat(x.chunk(2, 1)[::-1], 1).flatten(1), lambda x: x.roll(2, 1).flatten(1)),
+    "index": (
+        lambda x: x[:, [2, 0, 3]].flatten(1),
+        lambda x: x.index_select(1, torch.tensor([2, 0, 3])).flatten(1),
+    ),
+    "mean": (lambda x: x.mean((2, 3)), lambda x: functional.adaptive_avg_pool2d(x, 1).flatten(1)),
+    "average pool": (lambda x: functional.avg_pool2d(x, 4).flatten(1), lambda x: x.sum((2, 3)) / 16),
+    "maximum": (lambda x: x.amax((2, 3)), lambda x: functional.adaptive_max_pool2d(x, 1).flatten(1)),
+    "max pool": (lambda x: functional.max_pool2d(x, 4).flatten(1), lambda x: x.flatten(2).max(-1).values),
+    "pad": (
+        lambda x: functional.pad(x, (1, 1)).flatten(1),
+        lambda x: nn.ZeroPad2d((1, 1, 0, 0))(x).flatten(1),
+    ),
+    "einops": (
+        lambda x: torch.einsum("nchw->nwhc", x).flatten(1),
+        lambda x: x.permute(0, 3, 2, 1).flatten(1),
+    ),
+    "where": (
+        lambda x: torch.where(x > 0.3, x, 0.0).flatten(1),
+        lambda x: (x * (x > 0.3)).flatten(1),
+    ),
+    "gather": (
+        lambda x: x.flatten(2).gather(2, torch.arange(3).expand(x.shape[0], 4, 3)).flatten(1),
+        lambda x: x.flatten(2)[:, :, :3].flatten(1),
+    ),
+}
+
+
+class Structured(nn.Module):
+    def __init__(self, structure: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.structure = nn.Conv2d(2, 4, 3, padding=1), structure
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.structure(self.conv(x))
+
+
+@pytest.mark.parametrize("rule", ["zero", "gamma", "flat"])
+@pytest.mark.parametrize("name", STRUCTURE)
+def test_structure(name: str, rule: str) -> None:
+    one, two = (ready(Structured(structure)) for structure in STRUCTURE[name])
+    two.load_state_dict(one.state_dict())
+    if name == "where":  # as explicit relevance, what stands on zeros is the constant's here and the mask's there
+        x = torch.randn(2, 2, 4, 4, dtype=torch.float64)
+        weight = torch.randn(64, dtype=torch.float64)
+        found = [
+            rp.LRP(model, RULES[rule]).explain(x, target=lambda o: (o * weight).sum(1)).relevance
+            for model in (one, two)
+        ]
+        assert_close(found[0], found[1], 1e-9)
+        return
+    same(one, two, torch.randn(2, 2, 4, 4, dtype=torch.float64), RULES[rule])

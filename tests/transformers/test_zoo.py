@@ -11,7 +11,7 @@ from torch import Tensor
 import relprop as rp
 from tests.support.state import assert_same_state, snapshot
 from tests.transformers import zoo_models
-from tests.transformers.zoo_models import FACTORIES, Case, make
+from tests.transformers.zoo_models import FACTORIES, MORE, Case, make
 
 pytest.importorskip("transformers", reason="the stock classes come from transformers")
 
@@ -78,6 +78,11 @@ def test_without_a_preset(name: str) -> None:
 @pytest.mark.parametrize("name", FACTORIES)
 def test_with_constant_attention(name: str) -> None:
     check(make(name), rp.CPLRP())
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_further_classes(name: str) -> None:
+    check(make(name), rp.AttnLRP())
 
 
 EAGER = ["bert", "gpt2", "gpt_neox", "llama", "gemma3", "mistral", "t5", "whisper", "vit", "clip"]

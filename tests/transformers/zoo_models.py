@@ -69,6 +69,7 @@ SMALL = {
     "max_position_embeddings": 32,
 }
 GROUPED = dict(SMALL, num_key_value_heads=2)
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
 def _causal(config_name: str, class_name: str, **settings: Any) -> Case:
@@ -413,6 +414,144 @@ def timm_deit() -> Case:
     return Case(fill(model), 1, args=(pixels(),))
 
 
+def longformer() -> Case:
+    """Sliding windows by strides, written into slices."""
+    import transformers
+
+    config = transformers.LongformerConfig(**SMALL, **SPECIAL, num_labels=3, attention_window=4)
+    return Case(
+        fill(transformers.LongformerForSequenceClassification(config)), class_logit, kwargs={"input_ids": ids()}
+    )
+
+
+def longt5() -> Case:
+    """Local attention in blocks, biases added in place to a view."""
+    import transformers
+
+    config = transformers.LongT5Config(
+        vocab_size=VOCABULARY, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_heads=4, local_radius=3,
+        decoder_start_token_id=0,
+    )  # fmt: skip
+    model = fill(transformers.LongT5ForConditionalGeneration(config))
+    return Case(model, last_logit, kwargs={"input_ids": ids(), "decoder_input_ids": ids(3, seed=1)})
+
+
+def deberta_v2() -> Case:
+    """Disentangled attention: scores by gathered relative positions."""
+    import transformers
+
+    config = transformers.DebertaV2Config(
+        **SMALL, num_labels=3, relative_attention=True, pos_att_type=["c2p", "p2c"], position_buckets=4,
+        norm_rel_ebd="layer_norm", share_att_key=True, conv_kernel_size=3, pad_token_id=0,
+    )  # fmt: skip
+    return Case(fill(transformers.DebertaV2ForSequenceClassification(config)), class_logit, kwargs={"input_ids": ids()})
+
+
+def xlnet() -> Case:
+    """Relative attention by einsum and shifted strides."""
+    return _causal(
+        "XLNetConfig", "XLNetLMHeadModel", vocab_size=VOCABULARY, d_model=16, n_layer=2, n_head=4, d_inner=24
+    )
+
+
+def fnet() -> Case:
+    """Mixing by Fourier transforms."""
+    import transformers
+
+    config = transformers.FNetConfig(**{k: v for k, v in SMALL.items() if "heads" not in k}, num_labels=3)
+    return Case(fill(transformers.FNetForSequenceClassification(config)), class_logit, kwargs={"input_ids": ids()})
+
+
+def qwen3_next() -> Case:
+    """Gated delta rule: a triangular system a chunk; experts."""
+    return _causal(
+        "Qwen3NextConfig", "Qwen3NextForCausalLM", **GROUPED, **SPECIAL, head_dim=4,
+        layer_types=["linear_attention", "full_attention"], linear_num_key_heads=2, linear_num_value_heads=2,
+        linear_key_head_dim=4, linear_value_head_dim=4, num_experts=4, num_experts_per_tok=2,
+        moe_intermediate_size=12, shared_expert_intermediate_size=12,
+    )  # fmt: skip
+
+
+def gpt_oss() -> Case:
+    """Attention sinks and experts."""
+    return _causal(
+        "GptOssConfig", "GptOssForCausalLM", **GROUPED, **SPECIAL, head_dim=4, num_local_experts=4,
+        num_experts_per_tok=2,
+    )  # fmt: skip
+
+
+def recurrent_gemma() -> Case:
+    """A gated linear recurrence with a custom square root."""
+    return _causal(
+        "RecurrentGemmaConfig", "RecurrentGemmaForCausalLM", **GROUPED, **SPECIAL, head_dim=4, lru_width=16,
+        block_types=["recurrent", "attention"], attention_window_size=8,
+    )  # fmt: skip
+
+
+def bamba() -> Case:
+    """Mamba-2 beside attention."""
+    return _causal(
+        "BambaConfig", "BambaForCausalLM", **GROUPED, **SPECIAL, attn_layer_indices=[1], mamba_n_heads=4,
+        mamba_d_head=8, mamba_d_state=4, mamba_n_groups=1, mamba_chunk_size=4, mamba_expand=2,
+    )  # fmt: skip
+
+
+def rwkv() -> Case:
+    """A recurrence kept stable by running maxima, where exp meets zero exactly."""
+    return _causal(
+        "RwkvConfig", "RwkvForCausalLM", vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2,
+        attention_hidden_size=16, intermediate_size=24, context_length=32,
+    )  # fmt: skip
+
+
+def hubert() -> Case:
+    import transformers
+
+    config = transformers.HubertConfig(
+        vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24,
+        conv_dim=(8, 8), conv_kernel=(10, 3), conv_stride=(5, 2), num_feat_extract_layers=2,
+        num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    sound = torch.randn(1, 160, generator=torch.Generator().manual_seed(0))
+    return Case(fill(transformers.HubertForCTC(config)), last_logit, kwargs={"input_values": sound})
+
+
+def blip() -> Case:
+    """An image prompts a decoder that changes its embeddings in place."""
+    import transformers
+
+    config = transformers.BlipConfig(
+        text_config=dict(SMALL, **SPECIAL, encoder_hidden_size=16, projection_dim=8, sep_token_id=2),
+        vision_config=dict(VISION, projection_dim=8),
+        projection_dim=8,
+    )
+    model = fill(transformers.BlipForConditionalGeneration(config))
+    return Case(model, last_logit, kwargs={"pixel_values": pixels(), "input_ids": ids()})
+
+
+def detr() -> Case:
+    """Object queries attend to a convolutional network's features; one box is explained."""
+    import transformers
+
+    backbone = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], out_features=["stage2"])
+    config = transformers.DetrConfig(
+        d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=24, decoder_ffn_dim=24, num_queries=4, num_labels=3, use_timm_backbone=False,
+        use_pretrained_backbone=False, backbone=None, backbone_config=backbone,
+    )  # fmt: skip
+    model = fill(transformers.DetrForObjectDetection(config))
+    return Case(model, lambda output: output.pred_boxes[:, 1], kwargs={"pixel_values": pixels(64)})
+
+
+def timm_xcit() -> Case:
+    """Attention between channels; its batch norms are read transposed."""
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model("xcit_nano_12_p16_224", img_size=64, depth=1, embed_dim=32, num_classes=5)
+    return Case(fill(model), 1, args=(pixels(64),))
+
+
 TEXT = [
     bert, roberta, distilbert, gpt2, opt, gpt_neox, bloom, llama, qwen2, qwen3, mistral, mixtral,
     gemma2, gemma3, phi3, t5, bart, mamba, mamba2,
@@ -423,7 +562,16 @@ OTHER = [vision_transformer, swin_transformer, swin_transformer_v2, timm_deit]
 
 FACTORIES: dict[str, Callable[[], Case]] = {f.__name__: f for f in TEXT + AUDIO + IMAGE + OTHER}
 
+#: Further classes, each for an operation or a way of writing that no other one has.
+MORE: dict[str, Callable[[], Case]] = {
+    f.__name__: f
+    for f in [
+        longformer, longt5, deberta_v2, xlnet, fnet, qwen3_next, gpt_oss, recurrent_gemma, bamba, rwkv, hubert, blip,
+        detr, timm_xcit,
+    ]
+}  # fmt: skip
+
 
 def make(name: str) -> Case:
     """The case of one name; the same each time."""
-    return FACTORIES[name]()
+    return (FACTORIES | MORE)[name]()

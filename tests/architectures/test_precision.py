@@ -121,3 +121,26 @@ def test_under_inference_mode() -> None:
             args = tuple(a.clone() for a in net.args)
             found = rp.LRP(net.model, rp.Zero()).explain(*args, target=net.select).relevance
             assert_close(found.clone(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("preset", [rp.EpsilonPlus(), rp.UniformEpsilon(), rp.AttnLRP()], ids=lambda p: p.name)
+@pytest.mark.parametrize("layer", ["conv", "linear"])
+def test_checkpointed_rectifier(layer: str, preset: Any) -> None:
+    """A ReLU that would become part of its map's site, in a segment that is computed again."""
+    make = (lambda: nn.Conv2d(3, 3, 3, padding=1)) if layer == "conv" else (lambda: nn.Linear(6, 6))
+
+    class Segments(nn.Module):
+        def __init__(self, checkpointed: bool) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList(nn.Sequential(make(), nn.ReLU()) for _ in range(3))
+            self.checkpointed = checkpointed
+
+        def forward(self, x: Tensor) -> Tensor:
+            for part in self.parts:
+                x = torch.utils.checkpoint.checkpoint(part, x, use_reentrant=False) if self.checkpointed else part(x)
+            return x.flatten(1)
+
+    plain, segments = (fill(Segments(c).double()) for c in (False, True))
+    x = draw(2, 3, 6, 6)
+    expected, found = (rp.LRP(m, preset).explain(x, target=5).relevance for m in (plain, segments))
+    assert_close(found, expected, rtol=1e-10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +87,14 @@ def test_mistakes(relprop: Command, arguments: list[str], message: str) -> None:
     said = relprop(*arguments)
     assert said.code == 2 and not said.out
     assert message in said.err and len(said.err.splitlines()) == 1
+
+
+def test_without_transformers(relprop: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    said = relprop("text", TEXT)
+    assert said.code == 2 and not said.out
+    assert said.err.startswith("relprop: a language model needs the package 'transformers', which is not installed:")
+    assert said.err.endswith("pip install 'relprop[text]'\n") and len(said.err.splitlines()) == 1
 
 
 def test_the_wrong_kind_of_model(relprop: Command, causal: Path, encoder: Path, tmp_path: Path) -> None:

@@ -92,7 +92,9 @@ def record(
 ) -> Forward:
     """Run the model once and prepare every target. Raises for what cannot be explained."""
     carry = "everywhere" if request.explicit else None
-    recorder = Recorder(model, composite, carry=carry, layers=request.layers, totals=totals, store=store)
+    recorder = Recorder(
+        model, composite, carry=carry, layers=request.layers, totals=totals, store=store, many=len(request.targets) > 1
+    )
 
     def chosen(output: Any) -> list[Any]:
         return [t(output) if callable(t) and not isinstance(t, Tensor) else None for t in request.targets]

@@ -62,7 +62,18 @@ _FUNCTIONS: dict[str, tuple[float, bool]] = {
     "atan2": (1.0, False), "arctan": (1.0, False), "arcsin": (1.0, False), "arcsinh": (1.0, False),
     "logaddexp": (1.0, False), "rpow": (1.0, False),
 }  # fmt: skip
-_RATIOS: dict[str, Callable[[Tensor], Tensor]] = {"silu": torch.sigmoid}
+
+
+def _gelu_ratio(call: Call) -> Callable[[Tensor], Tensor]:
+    """`gelu(x) / x`, one half at zero."""
+    approximate = call.bind("input approximate", approximate="none")[1]
+    return lambda x: torch.nn.functional.gelu(x, approximate=approximate).div_(x).nan_to_num_(nan=0.5)
+
+
+_RATIOS: dict[str, Callable[[Call], Callable[[Tensor], Tensor]]] = {
+    "silu": lambda call: torch.sigmoid,
+    "gelu": _gelu_ratio,
+}
 #: The rank of a router among the gates.
 ROUTER = 3
 _GATES = ("sigmoid", "expit", "hardsigmoid")
@@ -103,8 +114,8 @@ def function(call: Call) -> Op | Native | Expansion:
     root = chain_root(call, x)
     single = root is x
     made = attach(call, root, nonneg, at_zero)
-    if single:
-        made.ratio = _RATIOS.get(call.name)
+    if single and call.name in _RATIOS:
+        made.ratio = _RATIOS[call.name](call)
     assert made.fact is not None
     made.fact.gate = 2 if call.name in _GATES else 1 if call.name in _ACTIVATIONS else 0
     made.fact.power = made.fact.power and call.name in (*_POWERS, "clamp", "clamp_min")

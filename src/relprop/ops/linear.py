@@ -37,6 +37,7 @@ class LinearMap(Op):
     nonneg: bool = False
     pad: Callable[[Tensor], Tensor] | None = None
     store: dict[str, Tensor] | None = None
+    memory: dict[str, Tensor] | None = None
     lift: Callable[[Tensor], Tensor] | None = None
 
     def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
@@ -56,6 +57,14 @@ class LinearMap(Op):
         if name not in self.store:
             self.store[name] = make(self.weight)
         return self.store[name]
+
+    def remembered(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """What does not depend on the relevance; made once where several backwards follow one forward."""
+        if self.memory is None:
+            return make()
+        if name not in self.memory:
+            self.memory[name] = make()
+        return self.memory[name]
 
     def pull_back(self, s: Tensor, a: Tensor) -> Tensor:
         """`A^T s` with the map's own weight; `s` may be overwritten."""

@@ -91,6 +91,7 @@ class Recorder(TorchFunctionMode):
 
     carry     where relevance may stand on zeros: "nowhere", "entry" (below entries), "everywhere"
     layers    patterns of module paths whose outputs are captured
+    many      several backwards are to come: denominators are kept for the next
     store     modified weights that outlive the call, by site, while the user holds the weights frozen
     """
 
@@ -103,10 +104,11 @@ class Recorder(TorchFunctionMode):
         layers: Sequence[str] = (),
         totals: Any = None,
         store: dict[Any, dict[str, Tensor]] | None = None,
+        many: bool = False,
     ) -> None:
         super().__init__()
         self.composite = composite
-        self.store = store
+        self.store, self.many = store, many
         self.carry = carry or composite.carries()
         self.positions = Positions(composite.selectors, totals)
         self._asks_residual = any(
@@ -311,6 +313,7 @@ class Recorder(TorchFunctionMode):
         return parsed
 
     def carry_out(self, call: SeenCall, parsed: Op | Native | Expansion) -> Any:
+        self.checkpointed = self.checkpointed or self.boxes.elsewhere()
         if isinstance(parsed, Expansion):
             with self:
                 return parsed.run()
@@ -374,6 +377,8 @@ class Recorder(TorchFunctionMode):
         op.bind(rule)
         if self.store is not None and isinstance(op, LinearMap):
             op.store = self.store.setdefault((site.paths, site.name, site.call, merged is not None), {})
+        if self.many and isinstance(op, LinearMap):
+            op.memory = {}
         if rule.constant(op):
             with torch.no_grad():
                 return run()
@@ -395,7 +400,6 @@ class Recorder(TorchFunctionMode):
             mark(result, given, self.books, share, before, entry)
             merged = None
         else:
-            self.checkpointed = self.checkpointed or self.boxes.elsewhere()
             visit = Visit(op, rule, site, self.books)
             result = Step.apply(visit, run, *operands)
         if isinstance(op, LinearMap):
@@ -451,7 +455,12 @@ class Recorder(TorchFunctionMode):
         return result
 
     def only_reader(self, tensor: Tensor) -> Visit | None:
-        """The linear map's step that made the tensor, if the running call is the first to read it."""
+        """The linear map's step that made the tensor, if the running call is the first to read it.
+
+        Nobody's, where what is kept is not kept by us (activation checkpointing): it could not be exchanged.
+        """
+        if self.boxes.elsewhere():
+            return None
         fact = self.facts.get(tensor)
         step = fact.step if fact is not None else None
         return step if step is not None and self.facts.reads(tensor) == 1 and tensor._base is None else None

@@ -39,7 +39,8 @@ class Boxes:
         return top is not None and top[0] != self._pack
 
     def _pack(self, tensor: Tensor) -> Box:
-        box = Box(tensor.detach())
+        with torch._C.DisableTorchFunction():  # what autograd keeps is no cut of the model's
+            box = Box(tensor.detach())
         if tensor.layout is torch.strided:
             self._by_storage[tensor.untyped_storage()._cdata].append(weakref.ref(box))
         return box

@@ -295,7 +295,7 @@ def _matrix(found: Any, matrix: np.ndarray) -> str:
         said = answer[row].text
         cells = "".join(_cell(float(matrix[row, i]), scale, words[i].text, said, i == edge) for i in kept)
         body.append(f'<tr><th scope="row">{escape(said)}</th>{cells}</tr>')
-    left = [f"the {len(kept)} strongest of {len(words)} words"] if len(kept) < len(words) else []
+    left = [f"the {len(kept)} strongest of {len(words)} words"] if len(kept) < len(words) - 1 else []
     left += [f"the first {len(rows)} of {len(answer)} words of the answer"] if len(rows) < len(answer) else []
     hint = f'<p class="hint">{"; ".join(left)}</p>' if left else ""
     return (

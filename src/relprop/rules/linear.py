@@ -243,10 +243,12 @@ class Gamma(LinearRule):
         half = self.gamma / 2
         size = op.derived(f"{half} |w|", lambda w: w.abs().mul_(half))
         bias = None if op.bias is None else op.bias.abs() * half
-        den = op.apply(a if op.nonneg else a.abs(), size, _stabilised_bias(op, bias, eps)).to(z.dtype)
-        s = z.abs()
-        den.add_(s, alpha=1 + half)
-        s.mul_(g).div_(den)
+
+        def denominator() -> Tensor:
+            den = op.apply(a if op.nonneg else a.abs(), size, _stabilised_bias(op, bias, eps)).to(z.dtype)
+            return den.add_(z.abs(), alpha=1 + half)
+
+        s = z.abs().mul_(g).div_(op.remembered("den", denominator))
         signed = z.sign().mul_(s)
         share, _ = op.shared(s, op.bias)
         mirrored_share, total = op.shared(signed, bias)
@@ -310,7 +312,7 @@ def _through(
     op: LinearMap, a: Tensor, z: Tensor, g: Tensor, w: Tensor, b: Tensor | None, eps: float, books: Books
 ) -> Tensor:
     """Proportional to the contributions of the map `(w, b)`, whose outputs are not negative where relevance is."""
-    den = op.apply(a, w, _stabilised_bias(op, b, eps)).to(z.dtype)
+    den = op.remembered("den", lambda: op.apply(a, w, _stabilised_bias(op, b, eps)).to(z.dtype))
     s = torch.mul(g, z).div_(den)
     share, total = op.shared(s, b)
     if share is not None:

@@ -47,7 +47,8 @@ class Identity(Rule):
     def elementwise(self, op: Elementwise, x: Tensor, y: Tensor | None, g: Tensor, books: Books) -> Tensor:
         if y is None:
             assert op.ratio is not None
-            return g * op.ratio(x)
+            ratio = op.ratio(x)
+            return g * ratio if torch.is_grad_enabled() or ratio.dtype != g.dtype else ratio.mul_(g)
         if op.carrying:
             ratio = nonzero(y) / nonzero(x)
         else:

@@ -48,9 +48,10 @@ def explain_next(
     chosen = None if token is None else find_token(model, tokenizer, token)
     other = None if contrast is None else find_token(model, tokenizer, contrast, "contrast")
     settings = _settings(model, 1)
-    with torch.no_grad():
-        logits = model(input_ids=given.ids, **settings).logits[0, -1].float()
-    target = int(logits.argmax()) if chosen is None else chosen
+    if chosen is None:
+        with torch.no_grad():
+            chosen = int(model(input_ids=given.ids, **settings).logits[0, -1].argmax())
+    target = chosen
     if other == target:
         raise InputError(f"contrast is the token to explain itself, {write(tokenizer, target)}")
 
@@ -59,6 +60,7 @@ def explain_next(
         return last[:, target] if other is None else last[:, target] - last[:, other]
 
     explanation = _lrp(model, preset).explain(target=pick, input_ids=given.ids, **settings)
+    logits = explanation.output.logits[0, -1].float()
     notes = leaf_notes(explanation.audit)
     if isinstance(token, str):
         notes += _spaced(model, tokenizer, token, target, logits)

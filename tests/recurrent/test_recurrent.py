@@ -99,13 +99,10 @@ def test_nothing_is_lost_when_the_bias_is_distributed(name: str, gate: str) -> N
     assert abs(r_x.sum() + r_h.sum() + r_c.sum() - r.sum()) < 1e-9 * np.abs(r).sum()
 
 
-@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN], ids=["gru", "rnn"])
+@pytest.mark.parametrize("kind, gate", [(nn.RNN, "all"), *((nn.GRU, gate) for gate in GATES)])
 @pytest.mark.parametrize("settings", [{}, {"num_layers": 2, "bidirectional": True}, {"bias": False}], ids=str)
-@pytest.mark.parametrize("gate", GATES)
 def test_gru_and_rnn(kind: type[nn.RNNBase], settings: dict[str, Any], gate: str) -> None:
     """No algorithm is published for these; as epsilon goes to zero every way to unroll them agrees."""
-    if kind is nn.RNN and gate != "all":
-        pytest.skip("a plain recurrent layer has no gates")
     model = fill(Outputs(kind, **settings).double())
     preset, rule = rule_of(gate, epsilon=1e-13)
     x = draw(BATCH, STEPS, INPUT)
@@ -120,6 +117,21 @@ def test_gru_and_rnn(kind: type[nn.RNNBase], settings: dict[str, Any], gate: str
         assert_close(torch.from_numpy(out), y[i], rtol=1e-12, label="the reference's forward")
         expected, _ = reference.back(numbers(r[i]), rule)
         assert_close(explanation.relevance[i], torch.from_numpy(expected), rtol=TOLERANCE, label=f"sample {i}")
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("gate", GATES)
+def test_the_books_close_with_distributed_biases(kind: type[nn.RNNBase], gate: str) -> None:
+    """Then input and initial states, which are constants here, share everything."""
+    model = fill(Outputs(kind, num_layers=2, bidirectional=True).double())
+    x = draw(BATCH, STEPS, INPUT)
+    r = torch.randn(model(x).shape, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    explanation = rp.LRP(model, rp.LSTMLRP(gate=gate, bias="distribute")).explain(x, target=r)
+    audit = explanation.audit
+    scale = audit.scale
+    assert abs(audit.bias) < 1e-12 * scale and abs(audit.epsilon) < 1e-12 * scale
+    assert abs(explanation.relevance.sum() + audit.constants + audit.excess - r.sum()) < 1e-9 * scale
+    assert audit.constants != 0
 
 
 def test_rnn_with_relu() -> None:

@@ -147,8 +147,9 @@ def _mask(tensor: Tensor, target: Target) -> tuple[Tensor, Any]:
         try:
             mask[index] = True
         except (IndexError, TypeError, ValueError) as error:
-            raise InputError(f"target {target!r} does not index an output of shape {shape} (after the batch): {error}") \
-                from None  # fmt: skip
+            raise InputError(
+                f"target {target!r} does not index an output of shape {shape} (after the batch): {error}"
+            ) from None
         return mask, target
     if isinstance(target, slice):
         mask[:, target] = True

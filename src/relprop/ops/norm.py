@@ -1,4 +1,4 @@
-"""Normalisations: layer, RMS, group, instance and local response norm, `F.normalize`, batch norm on fixed statistics."""
+"""Normalisations: layer, RMS, group, instance, local response, `F.normalize`, batch norm on fixed statistics."""
 
 from __future__ import annotations
 

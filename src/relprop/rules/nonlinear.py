@@ -17,7 +17,6 @@ from relprop.ops.norm import Norm
 from relprop.ops.softmax import Softmax
 from relprop.rules.base import Rule, as_is
 
-
 #: Functions with f(0) = 0, whoever they are of.
 _THROUGH_ZERO = frozenset(
     "relu leaky_relu prelu rrelu abs gelu silu mish hardswish tanh relu6 elu selu celu softsign tanhshrink hardshrink "

@@ -65,6 +65,9 @@ def hostile_results() -> dict[str, Any]:
             audit=audit(joined, joined),
         ),
         "long text": text_of(bad * 150),
+        "pieces": TextExplanation(
+            [Token(i, piece, "x", joins=i > 0) for i, piece in enumerate(HOSTILE)], torch.ones(len(HOSTILE)), 1.0, "x"
+        ),
         "answer": answer_of(bad * 2, 9, notes=tuple(HOSTILE)),
         "similarity": SimilarityExplanation(
             text_of(bad), text_of(bad[::-1], 1), 0.5, audit(joined, joined), notes=tuple(HOSTILE)
@@ -126,7 +129,7 @@ def test_no_text_is_run(name: str, form: str, tmp_path: Path) -> None:
     found = hostile_results()[name]
     html = found.to_html(tmp_path / "a.html").read_text(encoding="utf-8") if form == "page" else found._repr_html_()
     read = Reader(html)
-    seen = "".join(read.text)
+    seen = "".join(read.text + read.titles)
     for text in HOSTILE:
         assert text in seen, "not shown as it is"
     assert "script" not in read.tags and "img" not in read.tags
@@ -144,9 +147,13 @@ def test_the_check_finds_what_is_not_escaped(monkeypatch: pytest.MonkeyPatch) ->
             Reader(found._repr_html_())
 
 
-@pytest.mark.parametrize("sign", ["\x1b[2J", "\x9b31m", "\x07", "\r", "\u202e", "\u2066", "\x00", "\x08"])
+@pytest.mark.parametrize(
+    "sign", ["\x1b[2J", "\x9b31m", "\x07", "\r", "\u202e", "\u2066", "\x00", "\x08", "\x1c", "\x85"]
+)
 def test_no_sign_steers_the_terminal_or_the_page(sign: str) -> None:
-    found = text_of(["a", f"b{sign}c"], candidates=((sign, 1.0),), notes=(sign,), target=f"logit {sign}")
+    found = text_of(
+        ["a", f"b{sign}c", sign, f"{sign}d"], candidates=((sign, 1.0),), notes=(sign,), target=f"logit {sign}"
+    )
     answer = answer_of(["a", f"b{sign}c", f"d{sign}"], 1)
     for one in (found, answer):
         out = io.StringIO()

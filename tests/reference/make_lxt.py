@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,10 +138,11 @@ def main(checkout: str) -> None:
     everything: dict[str, np.ndarray] = {}
     for name in MODELS:
         for rule in RULES:
-            part = Path(f"/tmp/lxt_{name}_{rule}.npz")
-            subprocess.run([sys.executable, __file__, checkout, name, rule, str(part)], check=True)
-            everything.update(np.load(part))
-            part.unlink()
+            with tempfile.TemporaryDirectory() as folder:
+                part = Path(folder, "part.npz")
+                subprocess.run([sys.executable, __file__, checkout, name, rule, str(part)], check=True)
+                with np.load(part) as found:
+                    everything.update(found)
     kept = {}
     for key, value in everything.items():
         # The two kernels agree to rounding; one of them is enough beside the models' own weights.

@@ -7,7 +7,6 @@ extras        optional packages, imported where they are used
 numerics      stabilisers and signs
 ops           what a torch call is: the table from torch functions to operations
 rules         how relevance passes an operation
-steps         rules of your own, by overriding one step
 site          one executed operation
 selectors     which sites
 composite     selector -> rule, first match wins
@@ -22,6 +21,7 @@ metrics       how good an explanation is
 adapters      the calls of other systems, carried out by this one
 captum        Captum's calls under a short name
 tabular       rows of a table, by the names of its columns
+tuning        rules that do best by a metric
 cli           the relprop command
 """
 
@@ -82,6 +82,7 @@ from relprop.rules import Rule as Rule
 from relprop.rules import SignalTakesAll as SignalTakesAll
 from relprop.rules import Signed as Signed
 from relprop.rules import SoftmaxGradient as SoftmaxGradient
+from relprop.rules import StepRule as StepRule
 from relprop.rules import ValueOnly as ValueOnly
 from relprop.rules import WinnerTakesAll as WinnerTakesAll
 from relprop.rules import WSquare as WSquare
@@ -98,16 +99,19 @@ from relprop.selectors import Last as Last
 from relprop.selectors import Name as Name
 from relprop.selectors import Range as Range
 from relprop.selectors import Type as Type
-from relprop.steps import StepRule as StepRule
 
 register_function = _NODES.register_function
 register_module = _NODES.register_module
 
-_LAZY = ("adapters", "captum", "metrics", "tabular", "text")
+_LAZY = ("adapters", "captum", "metrics", "tabular", "text", "tuning")
 
 
 def __getattr__(name: str) -> object:
     """Modules that import other packages, or are not always wanted: imported when they are first used."""
+    if name == "tune":
+        from relprop.tuning import tune
+
+        return tune
     if name in _LAZY:
         import importlib
 

@@ -23,11 +23,11 @@ from relprop.explain import LRP as Engine
 from relprop.explain import Explanation
 from relprop.extras import require
 from relprop.numerics import Epsilons
-from relprop.ops.linear import LinearMap
+from relprop.ops.maps import LinearMap
 from relprop.presets import UniformEpsilon
 from relprop.rules import EpsilonPool, Pass, Signed
+from relprop.rules.steps import StepRule
 from relprop.selectors import Kind, Name
-from relprop.steps import StepRule
 
 _attr = require("captum.attr", "captum", "relprop.captum")
 _rules = require("captum.attr._utils.lrp_rules", "captum", "relprop.captum")

@@ -11,7 +11,7 @@ from torch import Tensor
 from relprop.errors import ModelStateError
 from relprop.ops.base import Call, Expansion, Fact, Native, Op
 from relprop.ops.elementwise import attach
-from relprop.ops.linear import LinearMap, Scale
+from relprop.ops.maps import LinearMap, Scale
 from relprop.ops.table import op
 
 

@@ -25,6 +25,7 @@ from relprop.rules.nonlinear import SoftmaxGradient as SoftmaxGradient
 from relprop.rules.recurrent import GateKind as GateKind
 from relprop.rules.recurrent import Gates as Gates
 from relprop.rules.selection import SelectionConstant as SelectionConstant
+from relprop.rules.steps import StepRule as StepRule
 from relprop.rules.structure import Absolute as Absolute
 from relprop.rules.structure import EpsilonPool as EpsilonPool
 from relprop.rules.structure import Equal as Equal

@@ -13,7 +13,7 @@ from torch import Tensor
 from relprop.errors import RuleError
 from relprop.numerics import Epsilons, dot, negative, nonzero, positive, ratio, stabiliser
 from relprop.ops.base import Books
-from relprop.ops.linear import LinearMap
+from relprop.ops.maps import LinearMap
 from relprop.rules.linear import Bias, LinearRule, even_parts, transpose
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from relprop.errors import RuleError
 from relprop.numerics import Epsilons, damped, divide, dot, negative, nonzero, positive, sign, stabiliser
 from relprop.ops.base import Books
-from relprop.ops.linear import LinearMap
+from relprop.ops.maps import LinearMap
 from relprop.rules.base import Rule, as_is
 
 Bias = Literal["absorb", "zero", "distribute"]

@@ -9,7 +9,7 @@ from torch import Tensor
 from relprop.errors import RuleError
 from relprop.numerics import Epsilons, dot, nonzero, stabiliser
 from relprop.ops.base import Books
-from relprop.ops.linear import LinearMap
+from relprop.ops.maps import LinearMap
 from relprop.rules.linear import LinearRule, transpose
 
 

@@ -1,0 +1,357 @@
+"""Linear maps `z = A a + b` with constant `A`, in four kinds: dense, convolution, product with a constant, scale.
+
+A map offers `apply(a, w, b)` and `transpose(s, w, a)` for any weights of its shape, so every rule is written once for
+all of them. `w` is what the rules modify (its signs, its square, ones).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from relprop.ops.base import Op
+
+
+class LinearMap(Op):
+    """A call `z = A(w) a + b`.
+
+    weight, bias   constants; `bias` broadcasts against `z` (see `shaped_bias`), or is None
+    nonneg         `a` is known to have no negative entry
+    pad            `a` is a constant zero pad of another tensor: maps a tensor of `a`'s shape to itself with zeros on
+                   the pad, so that rules which give relevance to zeros leave none there
+    lift           `a` is a pad of any mode: pads what has the shape of its source (the bounds of a z-box) alike
+    rectified      `z` is given as max(z, 0): a ReLU is its only reader, and `g` is not masked yet
+    """
+
+    family = "linear"
+    kind = "linear"
+    weight: Tensor
+    bias: Tensor | None = None
+    nonneg: bool = False
+    pad: Callable[[Tensor], Tensor] | None = None
+    store: dict[str, Tensor] | None = None
+    memory: dict[str, Tensor] | None = None
+    lift: Callable[[Tensor], Tensor] | None = None
+
+    def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def transpose(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
+        """`A(w)^T s` in the shape of `a` (whose values do not matter)."""
+        with torch.enable_grad():
+            leaf = torch.zeros_like(a).requires_grad_()
+            z = self.apply(leaf, w)
+        return torch.autograd.grad(z, leaf, s, create_graph=torch.is_grad_enabled())[0]
+
+    def derived(self, name: str, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """A modified weight; made once while the user holds the weights frozen."""
+        if self.store is None:
+            return make(self.weight)
+        if name not in self.store:
+            self.store[name] = make(self.weight)
+        return self.store[name]
+
+    def remembered(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """What does not depend on the relevance; made once where several backwards follow one forward."""
+        if self.memory is None:
+            return make()
+        if name not in self.memory:
+            self.memory[name] = make()
+        return self.memory[name]
+
+    def pull_back(self, s: Tensor, a: Tensor) -> Tensor:
+        """`A^T s` with the map's own weight; `s` may be overwritten."""
+        return self.transpose(s, self.weight, a)
+
+    def shaped_bias(self, b: Tensor) -> Tensor:
+        """`b` in a shape that broadcasts against `z`."""
+        return b
+
+    def bias_share(self, s: Tensor, b: Tensor) -> Tensor:
+        """`sum(b * s)` over all outputs."""
+        return (s * self.shaped_bias(b)).sum()
+
+    def spread(self, s: Tensor, a: Tensor) -> Tensor:
+        """`A(1)^T s`: each output's entry given to every input it is connected to."""
+        return self.transpose(s.to(self.weight.dtype), torch.ones_like(self.weight), a)
+
+    def both(self, s: Tensor, w: Tensor, v: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """`A(w)^T s` and `A(v)^T s`."""
+        return self.transpose(s, w, a), self.transpose(s, v, a)
+
+    def per_input(self, value: Tensor, a: Tensor) -> Tensor | None:
+        """`value`, one number or one for each input channel, in a shape that scales the weight; None if it is
+        neither."""
+        return value.reshape(()) if value.numel() == 1 else None
+
+    def shared(self, s: Tensor, b: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """`sum(b * s)` and `sum(s)` at the price of one pass."""
+        return None if b is None else self.bias_share(s, b), s.sum()
+
+    def sample(self, a: Tensor) -> Tensor:
+        """One item of `a`'s batch: constants that depend on the shape alone are made for it and broadcast."""
+        return a
+
+    def support(self, a: Tensor) -> Tensor:
+        """`a` with zeros on the constant pad it came from, if any."""
+        return a if self.pad is None else self.pad(a)
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """The shape that a bias must have; () where any that broadcasts will do."""
+        return ()
+
+    def scaled(self, scale: Tensor, shift: Tensor) -> LinearMap | None:
+        """This map followed by `scale * z + shift` per output channel, or None where that is no such map."""
+        return None
+
+    def channels(self, z: Tensor) -> int | None:
+        """Which dimension of `z` holds the output channels."""
+        return None
+
+    def fan_in(self, a: Tensor) -> Tensor:
+        """How many real entries of `a` each output is connected to, shaped to broadcast against `z`."""
+        return self.apply(self.support(torch.ones_like(self.sample(a))), torch.ones_like(self.weight))
+
+    def pull(
+        self,
+        rule: Any,
+        operands: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        gs: Sequence[Tensor],
+        books: Any,
+    ) -> tuple[Tensor | None, ...]:
+        return (rule.linear(self, operands[0], outputs[0], gs[0], books),)
+
+
+class Dense(LinearMap):
+    """`F.linear`: `z = a w^T + b` over the last dimension."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+
+    def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        return F.linear(a, w, b)
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        return (self.weight.shape[0],) if self.weight.ndim == 2 else ()
+
+    def transpose(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
+        return s.matmul(w) if w.ndim == 2 else s.unsqueeze(-1) * w
+
+    def bias_share(self, s: Tensor, b: Tensor) -> Tensor:
+        return s.reshape(-1, s.shape[-1]).sum(0).mul(b).sum() if b.ndim == 1 else (s * b).sum()
+
+    def sample(self, a: Tensor) -> Tensor:
+        return a.reshape(-1, a.shape[-1])[:1].reshape((1,) * (a.ndim - 1) + a.shape[-1:]) if a.numel() else a
+
+    def scaled(self, scale: Tensor, shift: Tensor) -> LinearMap | None:
+        if self.weight.ndim != 2:
+            return None
+        bias = shift if self.bias is None else self.bias * scale + shift
+        return _like(self, Dense(self.weight * scale[:, None], bias))
+
+    def channels(self, z: Tensor) -> int | None:
+        return z.ndim - 1
+
+
+class Conv(LinearMap):
+    """A convolution of 1 to 3 dimensions, transposed or not, with numeric padding."""
+
+    kind = "conv"
+    #: Scale of the output channels by a batch norm that is merged: multiplied into the weight where one is asked for.
+    factor: Tensor | None = None
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: list[int],
+        padding: list[int],
+        dilation: list[int],
+        transposed: bool,
+        output_padding: list[int],
+        groups: int,
+    ) -> None:
+        self.kernel, self.bias = weight, bias
+        self.geometry = (stride, padding, dilation, transposed, output_padding, groups)
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        if self.factor is None:
+            return self.kernel
+        ones = (1,) * self.rank
+        if self.transposed:
+            w = self.kernel.unflatten(0, (self.groups, -1)) * self.factor.reshape(self.groups, 1, -1, *ones)
+            return w.flatten(0, 1)
+        return self.kernel * self.factor.reshape(-1, 1, *ones)
+
+    def pull_back(self, s: Tensor, a: Tensor) -> Tensor:
+        if self.factor is not None:
+            factor = self.shaped_bias(self.factor)
+            s = s * factor if torch.is_grad_enabled() else s.mul_(factor)
+        return self.transpose(s, self.kernel, a)
+
+    @property
+    def groups(self) -> int:
+        return self.geometry[5]
+
+    @property
+    def transposed(self) -> bool:
+        return self.geometry[3]
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        return (self.kernel.shape[1] * self.groups if self.transposed else self.kernel.shape[0],)
+
+    @property
+    def rank(self) -> int:
+        return self.kernel.ndim - 2
+
+    def _batched(self, a: Tensor) -> Tensor:
+        return a if a.ndim == self.kernel.ndim else a.unsqueeze(0)
+
+    def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        z = torch.convolution(self._batched(a), w, b, *self.geometry)
+        return z if a.ndim == self.kernel.ndim else z.squeeze(0)
+
+    def transpose(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
+        single = a.ndim != self.kernel.ndim
+        if self._skipping(a):
+            return self._placed(s, w, a)
+        r = torch.ops.aten.convolution_backward(
+            self._batched(s), self._batched(a), w, None, *self.geometry, [True, False, False]
+        )[0]
+        return r.squeeze(0) if single else r
+
+    def _skipping(self, a: Tensor) -> bool:
+        """A strided 1x1 convolution (a residual's shortcut), whose backward on CPUs costs several forwards."""
+        stride, padding, _, transposed, _, groups = self.geometry
+        one = all(k == 1 for k in self.kernel.shape[2:]) and not any(padding)
+        return one and max(stride) > 1 and not transposed and groups == 1 and a.device.type == "cpu"
+
+    def _placed(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
+        """Its transpose: a dense 1x1 one, put where the stride had read."""
+        if a.ndim != self.kernel.ndim:
+            return self._placed(s.unsqueeze(0), w, a.unsqueeze(0)).squeeze(0)
+        r = torch.zeros_like(a)
+        every = (slice(None), slice(None), *(slice(None, None, k) for k in self.geometry[0]))
+        r[every] = torch.convolution(s, w.transpose(0, 1), None, [1] * self.rank, [0] * self.rank, [1] * self.rank,
+                                     False, [0] * self.rank, 1)  # fmt: skip
+        return r
+
+    def shaped_bias(self, b: Tensor) -> Tensor:
+        return b.reshape(-1, *(1,) * self.rank)
+
+    def bias_share(self, s: Tensor, b: Tensor) -> Tensor:
+        s = self._batched(s)
+        return s.sum([0, *range(2, s.ndim)]).mul(b).sum()
+
+    def shared(self, s: Tensor, b: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        s = self._batched(s)
+        c = s.sum([0, *range(2, s.ndim)])
+        return None if b is None else (c * b).sum(), c.sum()
+
+    def per_input(self, value: Tensor, a: Tensor) -> Tensor | None:
+        if value.numel() == 1:
+            return value.reshape(())
+        channels = self.kernel.shape[0 if self.transposed else 1]
+        plain = self.groups == 1 and value.numel() == channels
+        if not plain or tuple(value.shape[-1 - self.rank :]) != (channels, *(1,) * self.rank):
+            return None
+        return value.reshape(-1, 1, *(1,) * self.rank) if self.transposed else value.reshape(1, -1, *(1,) * self.rank)
+
+    def spread(self, s: Tensor, a: Tensor) -> Tensor:
+        """All channels of a group are alike, so one stands for them."""
+        if self.transposed or self.groups != 1:
+            return super().spread(s, a)
+        single = a.ndim != self.kernel.ndim
+        s, full = self._batched(s).sum(1, keepdim=True), self._batched(a)
+        one = torch.ones_like(self.kernel[:1, :1])
+        r = self.transpose(s.to(one.dtype), one, full[:, :1]).expand_as(full)
+        return r.squeeze(0) if single else r
+
+    def sample(self, a: Tensor) -> Tensor:
+        return a[:1] if a.ndim == self.kernel.ndim else a
+
+    def scaled(self, scale: Tensor, shift: Tensor) -> LinearMap | None:
+        bias = shift if self.bias is None else self.bias * scale + shift
+        made = Conv(self.kernel, bias, *self.geometry)
+        made.factor = scale if self.factor is None else self.factor * scale
+        return _like(self, made)
+
+    def channels(self, z: Tensor) -> int | None:
+        return z.ndim - 1 - self.rank
+
+    def both(self, s: Tensor, w: Tensor, v: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """`A(w)^T s` and `A(v)^T s` at once, where the inputs are few (an entry's colours)."""
+        if self.transposed or self.groups != 1 or a.ndim != self.kernel.ndim:
+            return super().both(s, w, v, a)
+        n = w.shape[1]
+        r = self.transpose(s, torch.cat([w, v], 1), torch.cat([a[:, :n], a[:, :n]], 1))
+        return r[:, :n], r[:, n:]
+
+    def fan_in(self, a: Tensor) -> Tensor:
+        """All channels are alike: count the taps of one and multiply."""
+        one = self._batched(self.support(torch.ones_like(self.sample(a))))[:, :1]
+        kernel = torch.ones_like(self.kernel[:1, :1])
+        geometry = (*self.geometry[:5], 1)
+        taps = torch.convolution(one, kernel, None, *geometry)
+        inputs = self.kernel.shape[0] // self.groups if self.transposed else self.kernel.shape[1]
+        count = taps * inputs
+        return count if a.ndim == self.kernel.ndim else count.squeeze(0)
+
+
+class Matmul(LinearMap):
+    """`a @ w` or `w @ a` against a constant, with broadcasting, vectors and an additive constant."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, left: bool) -> None:
+        self.weight, self.bias, self.left = weight, bias, left
+
+    def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        z = torch.matmul(w, a) if self.left else torch.matmul(a, w)
+        return z if b is None else z + b
+
+    def transpose(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
+        if a.ndim < 2 or w.ndim < 2:
+            return super().transpose(s, w, a)
+        r = torch.matmul(w.mT, s) if self.left else torch.matmul(s, w.mT)
+        return r if r.shape == a.shape else r.sum_to_size(a.shape)
+
+
+class Einsum(LinearMap):
+    """`torch.einsum` (or a bilinear layer, a dot product, ...) in which one operand alone depends on the input."""
+
+    def __init__(self, weight: Tensor, form: Callable[[Tensor, Tensor], Tensor], bias: Tensor | None = None) -> None:
+        self.weight, self.form, self.bias = weight, form, bias
+
+    def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        z = self.form(a, w)
+        return z if b is None else z + b
+
+
+class Scale(LinearMap):
+    """`z = w a + b`, element by element: batch norm on fixed statistics, a layer's scale, a constant factor."""
+
+    kind = "scale"
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+
+    def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        z = a * w
+        return z if b is None else z + b
+
+    def transpose(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
+        r = s * w
+        return r if r.shape == a.shape else r.sum_to_size(a.shape)
+
+
+def _like(old: LinearMap, new: LinearMap) -> LinearMap:
+    new.nonneg, new.pad, new.lift, new.carrying = old.nonneg, old.pad, old.lift, old.carrying
+    return new

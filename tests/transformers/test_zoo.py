@@ -262,3 +262,24 @@ def test_full_size_of_timm() -> None:
     model = timm.create_model("deit_tiny_patch16_224", pretrained=False).eval()
     image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     check(Case(model, 281, args=(image,)), rp.AttnLRP())
+
+
+def test_sequence_longer_than_the_model_takes() -> None:
+    """Positions and tokens beyond their tables are refused in words."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=32, n_embd=16, n_layer=1, n_head=2)).eval()
+    lrp = rp.LRP(model, rp.AttnLRP())
+    with pytest.raises(rp.InputError, match=r"'transformer.wpe' holds 32 rows .* longer than the model takes"):
+        lrp.explain(input_ids=torch.zeros(1, 40, dtype=torch.long), target=(-1, 3))
+    with pytest.raises(rp.InputError, match=r"'transformer.wte' holds 50 rows and was asked for 50 to 50"):
+        lrp.explain(input_ids=torch.full((1, 4), 50), target=(-1, 3))
+
+
+def test_vision_variant_reaches_feed_forward_layers_alone() -> None:
+    case = make("vit")
+    plan = rp.LRP(case.model, rp.AttnLRP(conv_gamma=0.25, feed_forward_gamma=0.05)).plan(*case.args, **case.kwargs)
+    rules = {site.path: decision.rule for site, decision in plan if site.kind in ("linear", "conv")}
+    dense = {path for path, rule in rules.items() if isinstance(rule, rp.Gamma) and rule.gamma == 0.05}
+    assert dense and all("intermediate" in path or ("output" in path and "attention" not in path) for path in dense)
+    assert any("attention" in path for path in rules)

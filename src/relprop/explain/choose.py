@@ -15,7 +15,7 @@ def choose(plan: Plan) -> tuple[Composite, str]:
     if "selection" in kinds:
         return _said(MambaLRP(), "a selective state space runs in the model")
     if attention and convs:
-        return _said(AttnLRP(conv_gamma=0.25, linear_gamma=0.05), "attention and convolutions run in the model")
+        return _said(AttnLRP(conv_gamma=0.25, feed_forward_gamma=0.05), "attention and convolutions run in the model")
     if attention:
         return _said(AttnLRP(), "attention runs in the model")
     if "recurrent" in kinds:

@@ -26,13 +26,19 @@ from relprop.rules import (
     ValueOnly,
 )
 from relprop.rules.linear import Bias
-from relprop.selectors import LINEAR_MAPS, Kind
+from relprop.selectors import LINEAR_MAPS, Kind, Name
 
 CONV, DENSE = Kind("conv"), Kind("linear")
+#: Feed-forward layers by the names that the model libraries give them.
+FEED_FORWARD = Name(
+    "*mlp*", "*ffn*", "*feed_forward*", "*feedforward*", "*intermediate*", "*.output.dense", "*.fc1", "*.fc2",
+    "*.linear1", "*.linear2", "*.c_fc", "*.DenseReluDense*",
+)  # fmt: skip
 
 
 def _linear(gamma: float, epsilon: Epsilons, bias: Bias) -> LinearRule:
-    return Gamma(gamma, epsilon=epsilon, bias=bias) if gamma else Epsilon(epsilon, bias)
+    # gamma's denominators need a stabiliser of their own where the dense layers run natively
+    return Gamma(gamma, epsilon=epsilon or 1e-6, bias=bias) if gamma else Epsilon(epsilon, bias)
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,9 +46,10 @@ class AttnLRP(Preset):
     """AttnLRP: softmax by its Taylor expansion, products by halves, norms with constant statistics, activations by
     the identity rule, linear maps by epsilon.
 
-    A mixture's router is a constant, or shares by halves. `conv_gamma` and `linear_gamma` give the paper's vision
-    variant, which has 0.25 on convolutions and 0.05 on
-    feed-forward layers (table B.5); 0 means epsilon. With the default epsilon of 0 the linear maps run natively.
+    A mixture's router is a constant, or shares by halves. `conv_gamma`, `linear_gamma` (every dense layer) and
+    `feed_forward_gamma` (those named like feed-forward layers) are 0, which means epsilon; the paper's vision variant
+    has 0.25 on convolutions and 0.05 on feed-forward layers (table B.5). With the default epsilon of 0 the linear
+    maps run natively.
     [Achtibat et al. 2024, AttnLRP, sections 3 and B.5]
     """
 
@@ -51,9 +58,12 @@ class AttnLRP(Preset):
     linear_gamma: float = 0.0
     bias: Bias = "absorb"
     router: Literal["constant", "half"] = "constant"
+    feed_forward_gamma: float = 0.0
 
     def make(self) -> tuple[Row, ...]:
+        feed_forward = _linear(self.feed_forward_gamma, self.epsilon, self.bias)
         return (
+            *(((FEED_FORWARD & DENSE, feed_forward),) if self.feed_forward_gamma else ()),
             (CONV, _linear(self.conv_gamma, self.epsilon, self.bias)),
             (DENSE, _linear(self.linear_gamma, self.epsilon, self.bias)),
             (Kind("attention"), BilinearHalf()),

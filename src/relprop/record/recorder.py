@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
 from relprop.composite import Composite, Decision
-from relprop.errors import ModelStateError, RegistryError
+from relprop.errors import InputError, ModelStateError, RegistryError
 from relprop.numerics import dot
 from relprop.ops import TABLE, Expansion, Fact, LinearMap, Native, Op
 from relprop.ops.attention import Attention, Share
@@ -238,7 +238,12 @@ class Recorder(TorchFunctionMode):
 
     def _constant_call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Nothing depends on the input yet: follow token ids to the embedding that makes a leaf of them."""
-        result = func(*args, **kwargs)
+        try:
+            result = func(*args, **kwargs)
+        except IndexError as error:
+            if getattr(func, "__name__", "") != "embedding":
+                raise
+            raise InputError(self._out_of_table(args, kwargs)) from error
         if getattr(func, "__name__", "") in ("embedding", "embedding_bag") and isinstance(result, torch.Tensor):
             seen = torch.is_grad_enabled() or (not self.replaying and _in_reentrant_checkpoint())
             if seen and result.is_floating_point():
@@ -251,6 +256,14 @@ class Recorder(TorchFunctionMode):
                 if not out.is_floating_point():
                     self.facts.put_source(out, sources[0])
         return result
+
+    def _out_of_table(self, args: Any, kwargs: dict[str, Any]) -> str:
+        ids, table = (args[i] if len(args) > i else kwargs[name] for i, name in enumerate(("input", "weight")))
+        return (
+            f"the embedding {self.scope.paths[0]!r} holds {table.shape[0]} rows and was asked for "
+            f"{int(ids.min())} to {int(ids.max())}: a token is outside the vocabulary, or the sequence is longer than "
+            "the model takes. Use the model's own tokenizer, and shorten the input."
+        )
 
     def _embedded(self, args: Any, kwargs: dict[str, Any], result: Tensor) -> Tensor:
         ids = args[0] if args else kwargs["input"]

@@ -37,8 +37,8 @@ FEED_FORWARD = Name(
 
 
 def _linear(gamma: float, epsilon: Epsilons, bias: Bias) -> LinearRule:
-    # gamma's denominators need a stabiliser of their own where the dense layers run natively
-    return Gamma(gamma, epsilon=epsilon or 1e-6, bias=bias) if gamma else Epsilon(epsilon, bias)
+    # a stabiliser that keeps empty denominators from dividing by zero and changes no other
+    return Gamma(gamma, epsilon=epsilon or 1e-12, bias=bias) if gamma else Epsilon(epsilon, bias)
 
 
 @dataclass(frozen=True, repr=False)

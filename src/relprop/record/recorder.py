@@ -213,6 +213,7 @@ class Recorder(TorchFunctionMode):
                         kwargs = {**kwargs, key: self._alias(value)}
                     else:
                         depends = True
+                        self.facts.read(value)
             elif isinstance(value, (list, tuple)) and value and isinstance(value[0], torch.Tensor):
                 inner, _, nested = self._enter(value, {})
                 depends |= nested
@@ -476,7 +477,9 @@ class Recorder(TorchFunctionMode):
             return None
         fact = self.facts.get(tensor)
         step = fact.step if fact is not None else None
-        return step if step is not None and self.facts.reads(tensor) == 1 and tensor._base is None else None
+        if step is None or self.facts.reads(tensor) != 1 or tensor._base is not None:
+            return None
+        return step if self.boxes.kept(tensor) == 1 else None  # a function out of sight would keep it too
 
     def _attend(self, op: Attention, rule: Any, site: Site, operands: tuple[Tensor, ...], call: SeenCall) -> Any:
         """The kernel itself, with what enters it sharing out its gradients."""
@@ -507,6 +510,8 @@ class Recorder(TorchFunctionMode):
     def _whole(self, module: nn.Module, treat: str, args: tuple[Any, ...], output: Any) -> Any:
         """A module that is registered as one operation."""
         moving = [t for t in tensors(args) if t.requires_grad]
+        for tensor in moving:
+            self.facts.read(tensor)
         if not moving:
             return output
         name = type(module).__name__

@@ -55,6 +55,10 @@ class Boxes:
                 if box is not None:
                     box.value = box.value.clone()
 
+    def kept(self, tensor: Tensor) -> int:
+        """How many nodes keep something of the tensor's storage."""
+        return sum(r() is not None for r in self._by_storage.get(tensor.untyped_storage()._cdata, ()))
+
     def stand_in(self, old: Tensor, new: Tensor) -> Callable[[], None]:
         """What is kept of `old` is from now on read from `new`. Returns what takes that back while `old` lives."""
         boxes = [b for r in self._by_storage.pop(old.untyped_storage()._cdata, ()) if (b := r()) is not None]

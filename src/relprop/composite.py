@@ -44,11 +44,15 @@ DEFAULTS: dict[str, Rule] = {
 
 
 class Decision(NamedTuple):
-    """The rule that a site gets, and why."""
+    """The rule that a site gets, and which row of the composite gave it."""
 
     rule: Rule
-    why: str
+    reason: Selector | str
     row: int | None
+
+    @property
+    def why(self) -> str:
+        return self.reason if isinstance(self.reason, str) else f"row {self.row}: {self.reason!r}"
 
 
 class Composite:
@@ -81,7 +85,7 @@ class Composite:
             if not selector.matches(site):
                 continue
             if applies(selector, rule, site):
-                return Decision(rule, f"row {i}: {selector!r}", i)
+                return Decision(rule, selector, i)
             if selector.names_kind() and not rule.serves(site.family):
                 raise RuleError(
                     f"{rule} cannot serve {site.label} (kind {site.kind!r}): row {i} of the composite gives it by "

@@ -74,6 +74,6 @@ def _relevance(values: Tensor, g: Tensor) -> Tensor:
 
 
 def _total(amounts: list[Tensor]) -> float:
-    if not amounts:
-        return 0.0
+    if all(a.device.type == "cpu" for a in amounts):  # nothing to wait for
+        return float(sum(a.item() for a in amounts))
     return float(torch.stack([a.double().reshape(()).cpu() for a in amounts]).sum())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -42,6 +43,7 @@ class Unknown(NamedTuple):
     path: str
 
 
+@cache
 def bare(name: str) -> str:
     """`AddBackward0` -> `Add`."""
     return re.sub(r"Backward\d*$", "", name.rsplit("::", 1)[-1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -151,7 +151,7 @@ def refuse_not_finite(result: Explanation, forward: Forward) -> None:
 # -- what is returned --------------------------------------------------------------------------------------------------
 
 
-def _structured(leaves: Sequence[Leaf], relevance: Sequence[Tensor], wrt: Any) -> Any:
+def _structured(leaves: Iterable[Leaf], relevance: Sequence[Tensor], wrt: Any) -> Any:
     """Relevance in the structure of what is explained: a tensor, a tuple (positional inputs) or a dict."""
     by_name: dict[str, Tensor] = {}
     for leaf, r in zip(leaves, relevance, strict=True):

@@ -74,7 +74,7 @@ def run(
 ) -> tuple[Any, Any]:
     """The model's output under the recorder, and what `then` makes of it there."""
     with torch.inference_mode(False), torch.enable_grad(), recorder.boxes.hooks(), recorder.scope:
-        given = {name: rebuild(value, name, recorder.add_input) for name, value in names(args, kwargs)}
+        given = {name: rebuild(value, name, recorder.leaves.add) for name, value in names(args, kwargs)}
         with recorder:
             output = model(*(given[str(i)] for i in range(len(args))), **{k: given[k] for k in kwargs})
             return output, then(output)

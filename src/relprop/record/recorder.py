@@ -5,17 +5,15 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import CheckpointFunction
 
 from relprop.composite import Composite, Decision
-from relprop.errors import InputError, ModelStateError, RegistryError
+from relprop.errors import ModelStateError, RegistryError
 from relprop.numerics import dot
 from relprop.ops import TABLE, Expansion, Fact, LinearMap, Native, Op
 from relprop.ops.attention import Attention, Share
@@ -24,8 +22,10 @@ from relprop.ops.structure import SAME
 from relprop.record.books import Ledger
 from relprop.record.call import SeenCall
 from relprop.record.captures import Captures
+from relprop.record.checkpoints import REENTRANT, in_reentrant_checkpoint
 from relprop.record.facts import Facts
 from relprop.record.inplace import inplace, is_inplace, write
+from relprop.record.leaves import Leaves
 from relprop.record.marks import mark, own
 from relprop.record.residual import residual
 from relprop.record.saved import Boxes
@@ -38,16 +38,6 @@ from relprop.selectors import Kind, Positions
 from relprop.site import Site
 
 _HEADS = ("softmax", "log_softmax", "sigmoid", "expit", "logsigmoid")
-
-
-@dataclass
-class Leaf:
-    """A tensor at which relevance is read: an input, or the output of an embedding."""
-
-    name: str
-    tensor: Tensor
-    source: str | None = None
-    ids: Tensor | None = None
 
 
 class Producer:
@@ -119,36 +109,20 @@ class Recorder(TorchFunctionMode):
         self.facts = Facts()
         self.captures = Captures(layers, self.facts)
         self.scope = ModuleScope(model, _weakly(self._tap) if layers else None, _weakly(self._whole))
+        self.leaves = Leaves(self.facts, self.scope)
         self.boxes = Boxes()
         self.ledger = Ledger()
         self.sites: list[tuple[Site, Decision]] = []
         self.cuts: list[tuple[str, str]] = []
-        self.leaves: list[Leaf] = []
         self.head: tuple[Any, Tensor] | None = None
         self._aliases: dict[int, tuple[Tensor, Tensor]] = {}
         self._calls: dict[tuple[tuple[str, ...], str], int] = {}
-        self._sources = False
         self.dtypes: set[torch.dtype] = set()
         self.replaying = False
         self.checkpointed = False
         self.reentrant = False
         self._memory: dict[tuple[tuple[str, ...], str, int], tuple[Site, Decision, bool]] = {}
         self._all_entries = frozenset(hash(e) for e in self.positions.entries)
-
-    # -- inputs --------------------------------------------------------------------------------------------------
-
-    def add_input(self, name: str, tensor: Tensor) -> Tensor:
-        """Make a tensor of the arguments a leaf (or, of integers, the source of one). Returns what the model gets."""
-        if not (tensor.is_floating_point() or tensor.is_complex()):
-            copy = tensor.detach().clone() if tensor.is_inference() else tensor.view_as(tensor)
-            self.facts.put_source(copy, name)
-            self._sources = True
-            self._kept_inputs = (*getattr(self, "_kept_inputs", ()), copy)
-            return copy
-        leaf = tensor.detach().clone() if tensor.is_inference() else tensor.detach()
-        leaf.requires_grad_()
-        self.leaves.append(Leaf(name, leaf))
-        return leaf.clone()
 
     # -- the mode ------------------------------------------------------------------------------------------------
 
@@ -160,11 +134,11 @@ class Recorder(TorchFunctionMode):
             return func(*args)
         args, kwargs, depends = self._enter(args, kwargs or {})
         if not depends:
-            if self._sources:
-                return self._constant_call(func, args, kwargs)
+            if self.leaves.tokens:
+                return self.leaves.follow(func, args, kwargs, self.replaying, self.reentrant)
             return func(*args, **kwargs)
         if not torch.is_grad_enabled():
-            if not self.replaying and _in_reentrant_checkpoint():
+            if not self.replaying and in_reentrant_checkpoint():
                 # seen now for the plan alone: the Function that runs it drops this graph and computes it again
                 self.reentrant = True
                 with torch.enable_grad():
@@ -237,48 +211,6 @@ class Recorder(TorchFunctionMode):
 
     # -- calls that take no rule ---------------------------------------------------------------------------------
 
-    def _constant_call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Nothing depends on the input yet: follow token ids to the embedding that makes a leaf of them."""
-        try:
-            result = func(*args, **kwargs)
-        except IndexError as error:
-            if getattr(func, "__name__", "") != "embedding":
-                raise
-            raise InputError(self._out_of_table(args, kwargs)) from error
-        if getattr(func, "__name__", "") in ("embedding", "embedding_bag") and isinstance(result, torch.Tensor):
-            seen = torch.is_grad_enabled() or (not self.replaying and _in_reentrant_checkpoint())
-            if seen and result.is_floating_point():
-                with torch.enable_grad():
-                    return self._embedded(args, kwargs, result)
-            return result
-        sources = [s for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and (s := self.facts.source(a))]
-        if sources:
-            for out in tensors(result):
-                if not out.is_floating_point():
-                    self.facts.put_source(out, sources[0])
-        return result
-
-    def _out_of_table(self, args: Any, kwargs: dict[str, Any]) -> str:
-        ids, table = (args[i] if len(args) > i else kwargs[name] for i, name in enumerate(("input", "weight")))
-        return (
-            f"the embedding {self.scope.paths[0]!r} holds {table.shape[0]} rows and was asked for "
-            f"{int(ids.min())} to {int(ids.max())}: a token is outside the vocabulary, or the sequence is longer than "
-            "the model takes. Use the model's own tokenizer, and shorten the input."
-        )
-
-    def _embedded(self, args: Any, kwargs: dict[str, Any], result: Tensor) -> Tensor:
-        ids = args[0] if args else kwargs["input"]
-        path = self.scope.paths[0] or "embedding"
-        leaf = result.detach().requires_grad_()
-        if self.replaying:
-            first = next((x for x in self.leaves if x.name == path and x.ids is not None and _same(x.ids, ids)), None)
-            if self.reentrant and first is not None:
-                leaf.register_hook(partial(_accumulate, first.tensor))
-            return leaf.clone()
-        source = self.facts.source(ids)
-        self.leaves.append(Leaf(path, leaf, source, ids.detach()))
-        return leaf.clone()
-
     def _note_cut(self, func: Any, result: Any) -> None:
         """The gradient ends here: noted, unless nothing of value was cut or a custom Function is running."""
         if self.replaying or not any(t.is_floating_point() for t in tensors(result)):
@@ -288,7 +220,7 @@ class Recorder(TorchFunctionMode):
             frame = frame.f_back
             if frame is None:
                 break
-            if depth < 3 and frame.f_code.co_filename == _REENTRANT.co_filename:
+            if depth < 3 and frame.f_code.co_filename == REENTRANT.co_filename:
                 return  # activation checkpointing at its own work
             if "ctx" in frame.f_locals and frame.f_code.co_name == "forward":
                 return
@@ -585,26 +517,6 @@ def _bias_share(op: Op, merged: bool) -> Callable[[Tensor], Tensor] | None:
     return None
 
 
-def _same(x: Tensor, y: Tensor) -> bool:
-    return x.shape == y.shape and torch.equal(x, y)
-
-
-def _accumulate(leaf: Tensor, g: Tensor) -> None:
-    """What reaches an embedding that was computed again belongs to the first one."""
-    leaf.grad = g if leaf.grad is None else leaf.grad + g
-
-
-def _in_reentrant_checkpoint() -> bool:
-    """Whether the running code was called by a checkpoint with `use_reentrant=True`."""
-    frame: Any = sys._getframe(2)
-    while frame is not None:
-        if frame.f_code is _REENTRANT:
-            return True
-        frame = frame.f_back
-    return False
-
-
-_REENTRANT = CheckpointFunction.forward.__code__
 _DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 _DETACHES = frozenset({torch.Tensor.detach, torch.detach, torch.Tensor.detach_, torch.detach_, _DATA})
 _READS = frozenset("item tolist numpy __float__ __array__".split())

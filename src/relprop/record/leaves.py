@@ -1,0 +1,114 @@
+"""Where relevance is read: the floating inputs, and the embeddings of integer ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop.errors import InputError
+from relprop.record.checkpoints import in_reentrant_checkpoint
+from relprop.record.facts import Facts
+from relprop.record.scope import ModuleScope
+from relprop.record.tensors import tensors
+
+
+@dataclass
+class Leaf:
+    """A tensor at which relevance is read: an input, or the output of an embedding."""
+
+    name: str
+    tensor: Tensor
+    source: str | None = None
+    ids: Tensor | None = None
+
+
+class Leaves:
+    """The leaves of one forward, and the way from integer inputs to the embeddings that make leaves of them.
+
+    tokens   whether integers were given, so that calls on constants have to be followed
+    """
+
+    def __init__(self, facts: Facts, scope: ModuleScope) -> None:
+        self._facts, self._scope = facts, scope
+        self._found: list[Leaf] = []
+        self._integers: list[Tensor] = []
+
+    def __iter__(self) -> Iterator[Leaf]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @property
+    def tokens(self) -> bool:
+        return bool(self._integers)
+
+    def add(self, name: str, tensor: Tensor) -> Tensor:
+        """Make a tensor of the arguments a leaf (or, of integers, the source of one). Returns what the model gets."""
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            copy = tensor.detach().clone() if tensor.is_inference() else tensor.view_as(tensor)
+            self._facts.put_source(copy, name)
+            self._integers.append(copy)
+            return copy
+        leaf = tensor.detach().clone() if tensor.is_inference() else tensor.detach()
+        leaf.requires_grad_()
+        self._found.append(Leaf(name, leaf))
+        return leaf.clone()
+
+    def follow(self, func: Any, args: Any, kwargs: dict[str, Any], again: bool, reentrant: bool) -> Any:
+        """A call that depends on nothing yet: token ids are followed to the embedding that makes a leaf of them.
+
+        again, reentrant   whether a checkpoint computes it once more, and of which kind
+        """
+        name = getattr(func, "__name__", "")
+        try:
+            result = func(*args, **kwargs)
+        except IndexError as error:
+            if name != "embedding":
+                raise
+            raise InputError(self._out_of_table(args, kwargs)) from error
+        if name in ("embedding", "embedding_bag") and isinstance(result, torch.Tensor):
+            seen = torch.is_grad_enabled() or (not again and in_reentrant_checkpoint())
+            if seen and result.is_floating_point():
+                with torch.enable_grad():
+                    return self._embedded(args[0] if args else kwargs["input"], result, again, reentrant)
+            return result
+        sources = [s for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and (s := self._facts.source(a))]
+        if sources:
+            for out in tensors(result):
+                if not out.is_floating_point():
+                    self._facts.put_source(out, sources[0])
+        return result
+
+    def _embedded(self, ids: Tensor, result: Tensor, again: bool, reentrant: bool) -> Tensor:
+        path = self._scope.paths[0] or "embedding"
+        leaf = result.detach().requires_grad_()
+        if again:
+            first = next((x for x in self._found if x.name == path and x.ids is not None and _same(x.ids, ids)), None)
+            if reentrant and first is not None:
+                leaf.register_hook(partial(_accumulate, first.tensor))
+            return leaf.clone()
+        self._found.append(Leaf(path, leaf, self._facts.source(ids), ids.detach()))
+        return leaf.clone()
+
+    def _out_of_table(self, args: Any, kwargs: dict[str, Any]) -> str:
+        ids, table = (args[i] if len(args) > i else kwargs[name] for i, name in enumerate(("input", "weight")))
+        return (
+            f"the embedding {self._scope.paths[0]!r} holds {table.shape[0]} rows and was asked for "
+            f"{int(ids.min())} to {int(ids.max())}: a token is outside the vocabulary, or the sequence is longer than "
+            "the model takes. Use the model's own tokenizer, and shorten the input."
+        )
+
+
+def _same(x: Tensor, y: Tensor) -> bool:
+    return x.shape == y.shape and torch.equal(x, y)
+
+
+def _accumulate(leaf: Tensor, g: Tensor) -> None:
+    """What reaches an embedding that was computed again belongs to the first one."""
+    leaf.grad = g if leaf.grad is None else leaf.grad + g

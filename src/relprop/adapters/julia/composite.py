@@ -224,7 +224,8 @@ def assign(model: nn.Module, given: Composite | Sequence[Any]) -> list[tuple[Ind
             f"included. Layers: {', '.join(f'{p or 0} {type(m).__name__}' for _, p, m in found[:12])}"
             f"{', ...' if len(found) > 12 else ''}"
         )
-    _same_structure(model, given)
+    if any(isinstance(entry, (list, tuple)) for entry in given):  # a flat list fits any model
+        _same_structure(model, given)
     for rule in listed:
         rules_of(rule)
     return [(i, p, m, rule) for (i, p, m), rule in zip(found, listed, strict=True)]
@@ -239,18 +240,15 @@ def _flat(given: Any) -> Iterable[AnyRule]:
 
 
 def _same_structure(model: nn.Module, given: Sequence[Any]) -> None:
-    """Nested rules must nest as the model does; a flat list fits any."""
-    if not any(isinstance(entry, (list, tuple)) for entry in given):
-        return
+    """Rules in nested lists must nest as the model does."""
     inner = children(model)
     if len(inner) != len(given):
         raise InputError(f"{len(given)} entries for the {len(inner)} layers of a {type(model).__name__}")
     for (name, child), entry in zip(inner, given, strict=True):
         nested = isinstance(entry, (list, tuple))
         if nested != bool(children(child)):
-            raise InputError(
-                f"layer {name!r} ({type(child).__name__}) needs {'one rule' if nested else 'a list of rules'}"
-            )
+            what = "one rule" if nested else "a list of rules"
+            raise InputError(f"layer {name!r} ({type(child).__name__}) needs {what}")
         if nested:
             _same_structure(child, entry)
 

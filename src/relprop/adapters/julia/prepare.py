@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relprop.adapters.julia.layers import CONV_LAYERS, NORMALIZATION_LAYERS, Parallel, Scale, SkipConnection
+from relprop.adapters.julia.layers import CONV_LAYERS, NORMALIZATION_LAYERS, Scale
 from relprop.errors import InputError
 from relprop.explain import LRP
 from relprop.rules import Zero
@@ -105,14 +105,14 @@ def _merge(module: nn.Module) -> nn.Module:
     return nn.Sequential(*parts).train(module.training)
 
 
-def _fusable(before: nn.Module, norm: nn.Module) -> bool:
+def _fusable(before: nn.Module, norm: Any) -> bool:
     if not isinstance(before, (nn.Linear, *CONV_LAYERS)):
         return False
     channels = before.out_features if isinstance(before, nn.Linear) else before.out_channels
     return channels == norm.num_features
 
 
-def fuse(before: nn.Module, norm: nn.Module) -> nn.Module:
+def fuse(before: Any, norm: Any) -> nn.Module:
     """One map that does what a map and the batch norm behind it do."""
     if norm.training or norm.running_mean is None:
         raise InputError("a batch norm on batch statistics is no affine map: call model.eval() first")
@@ -136,6 +136,3 @@ def _scaled(before: nn.Module, scale: Tensor) -> Tensor:
     grouped = weight.reshape(before.groups, -1, *weight.shape[1:])
     factors = scale.reshape(before.groups, 1, -1, *(1,) * (weight.ndim - 2))
     return (grouped * factors).reshape(weight.shape)
-
-
-__all__ = ["Parallel", "SkipConnection", "canonize", "flatten_model", "fuse", "strip_softmax"]

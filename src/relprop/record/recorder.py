@@ -47,11 +47,18 @@ class Producer:
 
     def __init__(self, op: Op, site: Site, decision: Decision, operand: Tensor) -> None:
         self.op, self.site, self.decision = op, site, decision
-        self._operand, self._version = operand, operand._version
+        self._operand: Any = operand
+        self._version = operand._version
         self.capture: list[Tensor] | None = None
 
     def operand(self) -> Tensor | None:
-        return self._operand if self._operand._version == self._version else None
+        tensor = self._operand() if isinstance(self._operand, weakref.ref) else self._operand
+        return tensor if tensor is not None and tensor._version == self._version else None
+
+    def loosen(self) -> None:
+        """Another call than a batch norm has read the output: no chain of outputs may keep all that came before."""
+        if not isinstance(self._operand, weakref.ref):
+            self._operand = weakref.ref(self._operand)
 
 
 class _Output(Identity):
@@ -263,9 +270,12 @@ class Recorder(TorchFunctionMode):
         if isinstance(parsed, Expansion):
             with self:
                 return parsed.run()
-        if isinstance(parsed, Native):
-            return self._native(call, parsed)
-        return self._visit(call, parsed)
+        result = self._native(call, parsed) if isinstance(parsed, Native) else self._visit(call, parsed)
+        for operand in call.args:
+            fact = self.facts.get(operand) if isinstance(operand, torch.Tensor) else None
+            if fact is not None and fact.producer is not None:
+                fact.producer.loosen()
+        return result
 
     def _native(self, call: SeenCall, native: Native) -> Any:
         run = native.run or call.run

@@ -10,6 +10,11 @@ import pytest
 from relprop.cli.progress import Progress
 
 
+def _ours() -> list[threading.Thread]:
+    """Threads that a progress line runs in; other libraries have some of their own."""
+    return [t for t in threading.enumerate() if "_show" in t.name]
+
+
 class Terminal(io.StringIO):
     """A stream that says it is a terminal, and tells when something was written."""
 
@@ -30,7 +35,7 @@ def test_nothing_where_the_output_is_no_terminal() -> None:
     stream = io.StringIO()
     with Progress(total=2, stream=stream) as progress:
         progress.step("loading")
-    assert stream.getvalue() == "" and threading.active_count() == 1
+    assert stream.getvalue() == "" and not _ours()
 
 
 def test_nothing_where_it_is_quick() -> None:
@@ -51,7 +56,7 @@ def test_a_line_where_it_takes_longer_and_none_after_it(monkeypatch: pytest.Monk
     assert "\rexplaining [2/3] 0 s" in stream.getvalue()
     last = stream.getvalue().rsplit("\r", 2)
     assert last[-1] == "" and last[-2].strip() == ""  # overwritten with spaces, the cursor at the start
-    assert "\n" not in stream.getvalue() and threading.active_count() == 1
+    assert "\n" not in stream.getvalue() and not _ours()
 
 
 def test_it_goes_away_when_an_error_passes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,4 +67,4 @@ def test_it_goes_away_when_an_error_passes(monkeypatch: pytest.MonkeyPatch) -> N
         progress.step("loading")
         assert stream.wrote.wait(30)
         raise KeyError
-    assert stream.getvalue().endswith("\r") and threading.active_count() == 1
+    assert stream.getvalue().endswith("\r") and not _ours()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from glob import escape
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from relprop.errors import InputError
@@ -78,7 +79,7 @@ class InputsOf(nn.Module):
         thread = threading.get_ident()
 
         def enter(module: nn.Module, args: tuple[Any, ...]) -> Any:
-            if module not in self._taps or threading.get_ident() != thread:
+            if torch.compiler.is_compiling() or module not in self._taps or threading.get_ident() != thread:
                 return None
             taps = self._taps[module][1]
             return tuple(taps[i](a) if isinstance(a, Tensor) else a for i, a in enumerate(args))

@@ -149,7 +149,7 @@ class Results(Sequence[Result]):
     @property
     def relevance(self) -> Array:
         """All relevance, [N, ...]."""
-        return np.stack([r.relevance for r in self])
+        return np.stack([r.relevance for r in self]) if len(self) else np.empty((0,))
 
     @property
     def outputs(self) -> Array:

@@ -95,6 +95,8 @@ class Absolute(Rule):
 class Equal(Absolute):
     """Each addend gets an equal part. Conserves. [Otsuki et al. 2024, symmetric splitting]"""
 
+    gives_zeros: ClassVar[bool] = True
+
     def weights(self, terms: Sequence[Tensor], y: Tensor) -> list[Tensor]:
         return [torch.full_like(y, 1.0 / len(terms)) for _ in terms]
 

@@ -17,6 +17,7 @@ explain       LRP: record, seed, propagate, balance
 render        pictures of relevance
 models        networks, photographs and class names to try it on
 text          language models: which words made it say that
+concepts      questions beyond one output and its input: contrast, similarity, walks, frequencies, units
 metrics       how good an explanation is
 adapters      the calls of other systems, carried out by this one
 captum        Captum's calls under a short name
@@ -103,7 +104,7 @@ from relprop.selectors import Type as Type
 register_function = _NODES.register_function
 register_module = _NODES.register_module
 
-_LAZY = ("adapters", "captum", "metrics", "tabular", "text", "tuning")
+_LAZY = ("adapters", "captum", "concepts", "metrics", "tabular", "text", "tuning")
 
 
 def __getattr__(name: str) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,8 +25,23 @@ class Seed:
     note: str | None = None
 
 
+class Contrast:
+    """A target that says by the outputs' values what relevance each of them gets (`relprop.concepts.contrast`).
+
+    on_zeros  whether relevance may stand on outputs that are zero
+    """
+
+    on_zeros: ClassVar[bool] = False
+
+    def gradient(self, output: Tensor) -> Tensor:
+        """The modified gradient `g` at the output: the relevance there is `output * g`."""
+        raise NotImplementedError
+
+
 def explicit(target: Target, seed: Any) -> bool:
     """Whether relevance is given entry by entry, so that it may stand on zeros."""
+    if isinstance(target, Contrast):
+        return target.on_zeros
     return isinstance(seed, Tensor) or (isinstance(target, Tensor) and target.is_floating_point())
 
 
@@ -85,6 +100,10 @@ def make_seed(
     logits = head(tensor)
     if logits is not None and logits.shape == tensor.shape:
         tensor, note = logits, "the output is a softmax or sigmoid: its logit is explained"
+    if isinstance(target, Contrast):
+        if not isinstance(seed, str) or seed != "value":
+            raise InputError(f"a contrast sets the relevance of every output itself: leave seed out, got {seed!r}")
+        return Seed(tensor, target.gradient(tensor.detach()), target, note)
     mask, described = _mask(tensor, target)
     return Seed(tensor, _gradient(tensor, mask, seed, whole=_is_mask(target)), described, note)
 

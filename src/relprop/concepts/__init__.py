@@ -1,0 +1,11 @@
+"""Questions beyond one output and its input.
+
+Bottom up, each stands alone on `relprop.explain`: `contrast` (why this and not that), `virtual` (which frequencies),
+`similarity` (why are these two alike), `walks` (which paths through a graph), `pruning` (which units can go).
+"""
+
+from relprop.concepts.contrast import Difference as Difference
+from relprop.concepts.contrast import LogRatio as LogRatio
+from relprop.concepts.contrast import SoftmaxContrast as SoftmaxContrast
+from relprop.concepts.contrast import SoftmaxGradient as SoftmaxGradient
+from relprop.concepts.contrast import clrp as clrp

@@ -9,3 +9,8 @@ from relprop.concepts.contrast import LogRatio as LogRatio
 from relprop.concepts.contrast import SoftmaxContrast as SoftmaxContrast
 from relprop.concepts.contrast import SoftmaxGradient as SoftmaxGradient
 from relprop.concepts.contrast import clrp as clrp
+from relprop.concepts.virtual import DFT as DFT
+from relprop.concepts.virtual import STFT as STFT
+from relprop.concepts.virtual import Basis as Basis
+from relprop.concepts.virtual import Matrix as Matrix
+from relprop.concepts.virtual import explain_in as explain_in

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from relprop.composite import Decision
 from relprop.site import Site
@@ -52,6 +53,14 @@ class Plan:
         lines = [f"{self.composite}: {len(self.sites)} sites"]
         lines += [f"  {n:4d} x {kind:<12} {rule}" for (kind, rule), n in counts.items()]
         return "\n".join([*lines, *self._footer()])
+
+    def _repr_html_(self) -> str:
+        from relprop.render import notebook
+
+        return notebook.plan(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
 
     def _footer(self) -> list[str]:
         lines = [f"cut (no relevance passes): {path or '(model)'}.{name}" for path, name in self.cuts]

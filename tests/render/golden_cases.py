@@ -12,8 +12,10 @@ import numpy as np
 
 from relprop.render import (
     bars,
+    beeswarm,
     frames,
     grid,
+    heat_table,
     heatmap,
     montage,
     overlay,
@@ -23,6 +25,7 @@ from relprop.render import (
     slices,
     strip,
     tile,
+    waterfall,
 )
 from relprop.render.palette import NAMES, oklab_from_srgb, palette
 
@@ -65,6 +68,12 @@ def _film() -> np.ndarray:
     return tile(list(frames(np.stack([relevance * k for k in (0.2, 0.6, 1.0)]), [photo] * 3)))
 
 
+def _table(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Relevance and values of a linear model on waves."""
+    values = np.sin(np.outer(np.arange(1.0, rows + 1), np.arange(1.0, 13)) ** 1.1)
+    return values * np.linspace(1.5, -0.7, 12), values
+
+
 CASES: dict[str, Callable[[], np.ndarray]] = {
     "palettes": _palettes,
     "heatmap": lambda: heatmap(scene()[1]),
@@ -85,6 +94,12 @@ CASES: dict[str, Callable[[], np.ndarray]] = {
     "figure_signal": lambda: pixels(signal(_signals()[1], _signals()[0], names=["breath", "pulse"])),
     "figure_volume": lambda: pixels(slices(_volume()[1], _volume()[0], title="volume")),
     "figure_bars": lambda: pixels(bars(np.sin(np.arange(30.0)), most=8)),
+    "figure_waterfall": lambda: pixels(
+        waterfall(_table(1)[0][0], values=_table(1)[1][0], output=0.9, most=7, title="one row")
+    ),
+    "figure_beeswarm": lambda: pixels(beeswarm(_table(90)[0], values=_table(90)[1], most=6, title="many rows")),
+    "figure_heat_table": lambda: pixels(heat_table(_table(60)[0], most=8, order="similar", title="many rows")),
+    "figure_heat_table_small": lambda: pixels(heat_table(_table(5)[0], values=_table(5)[1], most=6)),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -74,6 +75,14 @@ class Audit:
         rows += [(f"leaf {name}", value) for name, value in self.leaves.items()]
         rows += [(_WORDS[e], getattr(self, e)) for e in ENTRIES]
         return [*rows, ("unexplained", self.unexplained)]
+
+    def _repr_html_(self) -> str:
+        from relprop.render import notebook
+
+        return notebook.audit(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
 
     def __str__(self) -> str:
         if not self.conserving:

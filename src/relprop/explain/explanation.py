@@ -61,5 +61,13 @@ class Explanation:
 
         return render.to_html(self, path, **options)
 
+    def _repr_html_(self) -> str:
+        from relprop.render import notebook
+
+        return notebook.explanation(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
     def __str__(self) -> str:
         return f"Explanation of target {self.target} by {self.plan.composite}\n{self.audit}"

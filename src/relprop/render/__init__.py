@@ -1,8 +1,8 @@
 """Pictures of relevance.
 
 Bottom up: `palette` (colour maps), `scale` (channels reduced, limits, clipping), `heatmap` (arrays of
-colours, with numpy alone), `files` (arrays to files), `figure` (titles and scales, with matplotlib), `signal`
-and `volume` (other than images), `explanation` (which of them suits an explanation), `page` (HTML).
+colours, with numpy alone), `files` (arrays to files), `figure` (titles and scales, with matplotlib), `signal`,
+`row`, `table` and `volume` (other than images), `explanation` (which of them suits an explanation), `page` (HTML).
 
 Everywhere the scale is the same for both signs, zero has its own colour, and what was clipped is said. A map
 in which every value is zero is hatched, never blank. matplotlib and pillow are imported when they are needed.
@@ -22,12 +22,15 @@ from relprop.render.page import to_html as to_html
 from relprop.render.palette import NAMES as NAMES
 from relprop.render.palette import Palette as Palette
 from relprop.render.palette import palette as palette
+from relprop.render.row import bars as bars
+from relprop.render.row import waterfall as waterfall
 from relprop.render.scale import Map as Map
 from relprop.render.scale import Scale as Scale
 from relprop.render.scale import make_map as make_map
-from relprop.render.signal import bars as bars
 from relprop.render.signal import signal as signal
 from relprop.render.signal import strip as strip
+from relprop.render.table import beeswarm as beeswarm
+from relprop.render.table import heat_table as heat_table
 from relprop.render.volume import frames as frames
 from relprop.render.volume import montage as montage
 from relprop.render.volume import slices as slices

@@ -11,9 +11,11 @@ import torch
 from relprop.errors import InputError
 from relprop.extras import require
 from relprop.render import figure as figures
+from relprop.render import row as rows
 from relprop.render import signal as signals
 from relprop.render import volume as volumes
 from relprop.render.figure import check_path, pixels, save_figure
+from relprop.render.files import png_bytes
 
 Kind = Literal["image", "signal", "volume", "bars", "tokens"]
 KINDS: tuple[str, ...] = ("image", "signal", "volume", "bars", "tokens")
@@ -54,7 +56,8 @@ def picture(
             axis of samples.
         kind: ``image``, ``signal``, ``volume``, ``bars`` or ``tokens``; by default from the number of axes:
             [N, C, H, W] is an image, [N, C, T] a signal, [N, C, D, H, W] a volume, [N, F] bars. ``tokens``
-            are embeddings [N, T, D], summed over D and drawn as a signal.
+            are embeddings [N, T, D], summed over D and drawn as a signal; so is, by itself, what the model
+            embedded of ids [N, T].
         which: of several explained inputs, the path of the one to draw; by default the first that has most
             axes.
         sample: of a batch, the one to draw; images are drawn all of them, up to 12.
@@ -66,7 +69,7 @@ def picture(
     """
     destination = None if path is None else check_path(path)
     name, relevance = choose_input(getattr(explanation, "relevance", explanation), which)
-    kind = kind or _BY_AXES.get(relevance.ndim)
+    kind = kind or ("tokens" if _of_ids(explanation, relevance) else _BY_AXES.get(relevance.ndim))
     if kind not in KINDS:
         raise InputError(
             f"no picture is known for relevance of shape {tuple(relevance.shape)}: give kind=, one of "
@@ -85,7 +88,7 @@ def picture(
         elif kind == "volume":
             drawn = volumes.slices(one, values, title=title, **options)
         else:
-            drawn = signals.bars(one, values=values, title=title, **options)
+            drawn = rows.bars(one, values=values, title=title, **options)
     if destination is not None:
         save_figure(drawn, destination)
     return drawn
@@ -106,11 +109,13 @@ def save(drawn: Any, path: str | Path, **options: Any) -> Path:
 
 def show(explanation: Any, image: Any = None, **options: Any) -> None:
     """Show an explanation: in a notebook below the cell, elsewhere in the system's picture viewer."""
-    drawn = picture(explanation, image=image, **options)
+    drawn = pixels(picture(explanation, image=image, **options))
     if _in_notebook():
-        require("IPython.display", "render", "showing a picture in a notebook").display(drawn)
+        display = require("IPython.display", "render", "showing a picture in a notebook")
+        # As a file: a notebook draws a figure by itself only where pyplot was imported.
+        display.display(display.Image(data=png_bytes(drawn), width=round(drawn.shape[1] / 1.5)))
     else:
-        require("PIL.Image", "render", "showing a picture").fromarray(pixels(drawn)).show()
+        require("PIL.Image", "render", "showing a picture").fromarray(drawn).show()
 
 
 def _in_notebook() -> bool:
@@ -137,14 +142,24 @@ def choose_input(structure: Any, which: str | None) -> tuple[str, torch.Tensor]:
     return max(found, key=lambda item: item[1].ndim)
 
 
-def _title(explanation: Any, name: str) -> str:
-    parts = [name] if name else []
+def _of_ids(explanation: Any, relevance: torch.Tensor) -> bool:
+    """Whether the relevance is at embeddings of ids that were explained."""
+    given = tensors(getattr(explanation, "inputs", None))
+    return relevance.ndim == 3 and any(
+        not ids.is_floating_point() and ids.shape == relevance.shape[:2] for _, ids in given
+    )
+
+
+def target_text(explanation: Any) -> str:
+    """What was explained, in words, where it is an output by its index."""
     target = getattr(explanation, "target", None)
     if isinstance(target, torch.Tensor) and target.numel() == 1 and not target.is_floating_point():
         target = int(target)
-    if isinstance(target, (int, tuple)) and not isinstance(target, bool):
-        parts.append(f"target {target}")
-    return " · ".join(parts)
+    return f"target {target}" if isinstance(target, (int, tuple)) and not isinstance(target, bool) else ""
+
+
+def _title(explanation: Any, name: str) -> str:
+    return " · ".join(part for part in (name, target_text(explanation)) if part)
 
 
 def _image(

@@ -5,10 +5,13 @@ Figures are made without pyplot: nothing global is touched, any thread may draw,
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import math
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +19,43 @@ import numpy as np
 
 from relprop.errors import InputError
 from relprop.extras import require
-from relprop.render.files import write_atomically
+from relprop.render.files import png_bytes, write_atomically
 from relprop.render.heatmap import as_photo, check_sizes, draw_contours, paint, paint_over, smooth_values
 from relprop.render.palette import DEFAULT, Colours, Palette, palette
 from relprop.render.scale import Map, Reduction, Scale, as_array, find_scale, is_signed, spatial
+from relprop.render.text import visible
 
 FORMATS = (".png", ".svg", ".pdf")
 PERCENTILE = 99.5  # a few pixels are far stronger than the rest; every picture prints what was clipped
 _PANEL = 2.7  # inches of one map, without its colour bar
 _SMALL = 8
+_DOTS = 150  # an inch
 
 
 def new_figure(width: float, height: float) -> Any:
     """An empty matplotlib Figure of so many inches, white, with room made for its labels."""
     figures = require("matplotlib.figure", "render", "a picture with titles and scales")
-    figure = figures.Figure(figsize=(width, height), dpi=150, facecolor="white", layout="constrained")
+    if max(width, height) * _DOTS >= 2**16:
+        raise InputError(
+            f"the picture would be {width:.0f} x {height:.0f} inches, more than can be drawn: show fewer at a time"
+        )
+    figure = figures.Figure(figsize=(width, height), dpi=_DOTS, facecolor="white", layout="constrained")
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06, wspace=0.02, hspace=0.03)
+    # A notebook knows how to show figures only where pyplot was imported; these show themselves.
+    figure._repr_png_ = functools.partial(_png, figure)
     return figure
+
+
+def _png(figure: Any) -> bytes:
+    return png_bytes(pixels(figure))
 
 
 def write(axes: Any, title: str = "", caption: str = "") -> None:
     """A title above and a caption below, as they are: no dollar sign starts a formula."""
     if title:
-        axes.set_title(title, fontsize=_SMALL + 1, parse_math=False, wrap=True)
+        axes.set_title(visible(title), fontsize=_SMALL + 1, parse_math=False, wrap=True)
     if caption:
-        axes.set_xlabel(caption, fontsize=_SMALL - 1, color="#444444", parse_math=False)
+        axes.set_xlabel(visible(caption), fontsize=_SMALL - 1, color="#444444", parse_math=False)
 
 
 def bare(axes: Any) -> None:
@@ -189,7 +204,7 @@ def grid(
     if common is not None:
         colour_bar(figure, list(axes), common, colours, "relevance, one scale for all", rows)
     if caption:
-        figure.supxlabel(caption, fontsize=_SMALL, parse_math=False)
+        figure.supxlabel(visible(caption), fontsize=_SMALL, parse_math=False)
     return figure
 
 
@@ -252,7 +267,7 @@ def save_figure(figure: Any, path: str | Path) -> Path:
     }
     settings = {"svg.hashsalt": "relprop", "svg.fonttype": "none", "pdf.fonttype": 42}
     buffer = io.BytesIO()
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(settings), without_remarks(figure):
         figure.savefig(buffer, format=suffix[1:], metadata=metadata[suffix])
     return write_atomically(path, buffer.getvalue())
 
@@ -260,5 +275,22 @@ def save_figure(figure: Any, path: str | Path) -> Path:
 def pixels(figure: Any) -> Colours:
     """A figure as [H, W, 3] of uint8."""
     canvas = require("matplotlib.backends.backend_agg", "render", "a picture").FigureCanvasAgg(figure)
-    canvas.draw()
+    with without_remarks(figure):
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+@contextlib.contextmanager
+def without_remarks(figure: Any) -> Iterator[None]:
+    """Signs that the font lacks are drawn as boxes, without a warning about each.
+
+    Warnings are left alone (they are global) where all signs are ones that matplotlib's own font has.
+    """
+    texts = require("matplotlib.text", "render", "a picture").Text
+    if all(sign < "\u2400" for text in figure.findobj(texts) for sign in text.get_text()):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
+        yield

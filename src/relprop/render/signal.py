@@ -1,4 +1,4 @@
-"""Relevance of signals: series, spectra, sound, sensor channels; and of plain rows of features as bars."""
+"""Relevance of signals: series, spectra, sound, sensor channels."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy.typing as npt
 from relprop.errors import InputError
 from relprop.render.figure import colour_bar, new_figure, write
 from relprop.render.heatmap import paint, smooth_values
-from relprop.render.palette import DEFAULT, Colours, Palette, palette
+from relprop.render.palette import DEFAULT, Colours, Palette
 from relprop.render.scale import Map, as_array, find_scale
+from relprop.render.text import visible
 
 Array = npt.NDArray[np.float64]
 _MOST_CHANNELS = 12
@@ -110,7 +111,7 @@ def signal(
         axis.set_xlim(first, last)
         axis.set_ylim(low, high)
         axis.tick_params(labelsize=6, length=2)
-        axis.set_ylabel(labels[i], fontsize=7, parse_math=False)
+        axis.set_ylabel(visible(labels[i]), fontsize=7, parse_math=False)
     write(axes[0], title)
     caption = "no relevance: every value is zero" if scale.empty else f"sum {array.sum():.4g}"
     if scale.clipped:
@@ -124,74 +125,3 @@ def _span(curve: Array) -> tuple[float, float]:
     low, high = float(curve.min()), float(curve.max())
     room = 0.08 * (high - low) or 0.5 * abs(high) or 0.5
     return low - room, high + room
-
-
-def bars(
-    relevance: Any,
-    names: Sequence[str] | None = None,
-    values: Any = None,
-    *,
-    most: int = 20,
-    title: str = "",
-    colours: str | Palette = DEFAULT,
-) -> Any:
-    """The strongest features of one row as signed bars, the strongest on top, the rest summed up in one.
-
-    Args:
-        relevance: [F] or [1, F].
-        names: one for each feature.
-        values: the features themselves, written beside their names.
-        most: bars at most, the one for the rest not counted.
-
-    Returns:
-        A matplotlib Figure.
-    """
-    row = as_array(relevance)
-    row = row[0] if row.ndim == 2 and row.shape[0] == 1 else row
-    if row.ndim != 1:
-        raise InputError(f"bars are drawn of one row of features, [F] or [1, F]; got shape {row.shape}")
-    labels = [f"feature {i}" for i in range(row.size)] if names is None else [str(name) for name in names]
-    if len(labels) != row.size:
-        raise InputError(f"{row.size} features, but {len(labels)} names")
-    if values is not None:
-        given = as_array(values, "the features").reshape(-1)
-        if given.size != row.size:
-            raise InputError(f"{row.size} relevances, but {given.size} values of features")
-        labels = [f"{label} = {value:.4g}" for label, value in zip(labels, given, strict=True)]
-    if most < 1:
-        raise InputError(f"most must be at least 1, got {most}")
-    order = np.argsort(-np.abs(row), kind="stable")
-    kept, rest = order[:most], order[most:]
-    heights, texts = row[kept].tolist(), [labels[i] for i in kept]
-    if rest.size:
-        heights.append(float(row[rest].sum()))
-        texts.append(f"{rest.size} others together")
-    scale = find_scale(np.array(heights))
-    figure = new_figure(6.0, 0.8 + 0.24 * len(heights))
-    axis = figure.subplots()
-    ends = palette(colours)(np.array([-0.85, 0.85])) / 255
-    places = np.arange(len(heights))
-    axis.barh(places, heights, color=[ends[int(h >= 0)] for h in heights], height=0.75)
-    axis.axvline(0, color="black", linewidth=0.6)
-    axis.set_yticks(places)
-    for tick, text in zip(axis.set_yticklabels(texts, fontsize=7), texts, strict=True):
-        tick.set_parse_math(False)
-        tick.set_text(text)
-    axis.invert_yaxis()
-    span = scale.limit or 1.0
-    axis.set_xlim(-1.3 * span if min(heights) < 0 else -0.02 * span, 1.3 * span if max(heights) > 0 else 0.02 * span)
-    for place, height in zip(places, heights, strict=True):
-        axis.annotate(
-            f"{height:+.3g}",
-            (height, place),
-            xytext=(3 if height >= 0 else -3, 0),
-            textcoords="offset points",
-            ha="left" if height >= 0 else "right",
-            va="center",
-            fontsize=6,
-        )
-    axis.tick_params(axis="x", labelsize=6)
-    for side in ("top", "right", "left"):
-        axis.spines[side].set_visible(False)
-    write(axis, title, "no relevance: every value is zero" if scale.empty else f"sum {row.sum():.4g}")
-    return figure

@@ -13,6 +13,7 @@ from relprop.render.figure import PERCENTILE, colour_bar, new_figure, panel
 from relprop.render.heatmap import as_photo, paint, paint_over, smooth_values
 from relprop.render.palette import DEFAULT, Colours, Palette
 from relprop.render.scale import Map, Reduction, Scale, as_array, find_scale, is_signed, reduce_channels
+from relprop.render.text import visible
 
 Array = npt.NDArray[np.float64]
 _AXES = ("depth", "height", "width")
@@ -162,7 +163,7 @@ def slices(
         caption += f" · {100 * scale.clipped / scale.count:.2g} % clipped, strongest {scale.largest:.2g}"
     figure.supxlabel(caption, fontsize=7, color="#444444", parse_math=False)
     if title:
-        figure.suptitle(title, fontsize=9, parse_math=False)
+        figure.suptitle(visible(title), fontsize=9, parse_math=False)
     colour_bar(figure, list(axes), scale, colours, "relevance")
     return figure
 

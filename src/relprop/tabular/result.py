@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from relprop.errors import InputError
 from relprop.extras import require
 
 Array = npt.NDArray[Any]
@@ -67,7 +68,7 @@ class Result:
             "rules": self.rules,
             "shape": list(self.relevance.shape),
             "relevance": {name: float(r) for name, r in zip(self.names, flat, strict=True)},
-            "values": {name: float(v) for name, v in zip(self.names, given, strict=True)},
+            "values": {name: _plain(v) for name, v in zip(self.names, given, strict=True)},
         }
         if self.layers:
             found["layers"] = {path: r.tolist() for path, r in self.layers.items()}
@@ -82,7 +83,7 @@ class Result:
         made_up = tuple(f"x{i}" for i in range(len(names)))
         return cls(
             feature_names=None if names == made_up else names,
-            values=np.array(list(data["values"].values())).reshape(shape),
+            values=_values(list(data["values"].values())).reshape(shape),
             relevance=np.array(list(data["relevance"].values())).reshape(shape),
             target=data["target"],
             target_name=data["target_name"],
@@ -106,20 +107,30 @@ class Result:
             {"value": self.values.reshape(-1), "relevance": self.relevance.reshape(-1)}, index=list(self.names)
         )
 
-    def figure(self, most: int = 15) -> Any:
-        """The strongest features as signed bars: a matplotlib figure."""
+    def figure(self, most: int = 15, kind: str = "bars") -> Any:
+        """The strongest features as signed ``bars``, or as a ``waterfall`` that adds up to the output.
+
+        Returns a matplotlib figure.
+        """
         from relprop import render
 
+        _check_kind(kind, ("bars", "waterfall"))
+        row = (self.relevance.reshape(-1), list(self.names), self.values.reshape(-1))
         title = f"{self.target_name}: {self.output:.4g}"
-        return render.bars(
-            self.relevance.reshape(-1), list(self.names), self.values.reshape(-1), most=most, title=title
-        )
+        if kind == "bars":
+            return render.bars(*row, most=most, title=title)
+        return render.waterfall(*row, output=self.output, most=most, title=title)
 
-    def save(self, path: str | Path, most: int = 15) -> Path:
+    def save(self, path: str | Path, most: int = 15, kind: str = "bars") -> Path:
         """Draw it into a file: .png, .svg, .pdf."""
         from relprop import render
 
-        return render.save(self.figure(most), path)
+        return render.save(self.figure(most, kind), path)
+
+    def _repr_html_(self) -> str:
+        from relprop.render import notebook
+
+        return notebook.row(self)
 
     def shown(self, count: int = 10) -> str:
         """The strongest features with their values, a line each."""
@@ -127,11 +138,32 @@ class Result:
         width = max(len(n) for n, _ in strongest)
         given = dict(zip(self.names, self.values.reshape(-1).tolist(), strict=True))
         lines = [f"{self.target_name}: {self.output:.4g} explained by {self.rules}, delta {self.delta:.3g}"]
-        lines += [f"  {n:<{width}}  {given[n]:>10.4g}  {r:>+10.4g}" for n, r in strongest]
+        lines += [f"  {n:<{width}}  {_cell(given[n])}  {r:>+10.4g}" for n, r in strongest]
         return "\n".join(lines)
 
     def __str__(self) -> str:
         return self.shown()
+
+
+def _plain(value: Any) -> float | str | None:
+    """A feature's value in JSON: a number, text, or null for a gap."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None if value is None else str(value)
+    return None if np.isnan(number) else number
+
+
+def _values(plain: list[Any]) -> Array:
+    """An array of what `_plain` made."""
+    if any(isinstance(v, str) for v in plain):
+        return np.array([np.nan if v is None else v for v in plain], dtype=object)
+    return np.array(plain, dtype=np.float64)
+
+
+def _cell(value: Any) -> str:
+    plain = _plain(value)
+    return f"{plain if isinstance(plain, str) else 'nothing' if plain is None else format(plain, '.4g'):>10}"
 
 
 class Results(Sequence[Result]):
@@ -188,6 +220,39 @@ class Results(Sequence[Result]):
         mean = np.abs(self.relevance).mean(0).reshape(-1)
         return [(self[0].names[i], float(mean[i])) for i in np.argsort(-mean, kind="stable")]
 
+    def figure(self, most: int = 15, kind: str = "beeswarm") -> Any:
+        """All rows: a ``beeswarm``, a table of colours (``heat``), or mean strengths as ``bars``.
+
+        Returns a matplotlib figure.
+        """
+        from relprop import render
+
+        _check_kind(kind, ("beeswarm", "heat", "bars"))
+        if not len(self):
+            raise InputError("there are no rows to draw: nothing was explained")
+        names, titles = list(self[0].names), list(dict.fromkeys(r.target_name for r in self))
+        title = f"{', '.join(titles[:4])}{' and others' if len(titles) > 4 else ''} by {self[0].rules}"
+        relevance = self.relevance.reshape(len(self), -1)
+        values = np.stack([r.values.reshape(-1) for r in self])
+        if kind == "beeswarm":
+            return render.beeswarm(relevance, names, values, most=most, title=title)
+        if kind == "heat":
+            rows = [i if r.label is None else r.label for i, r in enumerate(self)]
+            return render.heat_table(relevance, names, values, rows=rows, most=most, title=title)
+        title = f"mean strength over {len(self)} rows: {title}"
+        return render.bars(np.abs(relevance).mean(0), names, most=most, title=title)
+
+    def save(self, path: str | Path, most: int = 15, kind: str = "beeswarm") -> Path:
+        """Draw them into a file: .png, .svg, .pdf."""
+        from relprop import render
+
+        return render.save(self.figure(most, kind), path)
+
+    def _repr_html_(self) -> str:
+        from relprop.render import notebook
+
+        return notebook.rows(self)
+
 
 class Comparison(dict[str, Result]):
     """One instance under several rules, by the rules' names."""
@@ -203,3 +268,25 @@ class Comparison(dict[str, Result]):
         pandas = require("pandas", "tabular", "a DataFrame")
         names = next(iter(self.values())).names
         return pandas.DataFrame({name: r.relevance.reshape(-1) for name, r in self.items()}, index=list(names))
+
+    def figure(self, most: int = 15) -> Any:
+        """A line a feature, a column a rule, in colours: a matplotlib figure."""
+        from relprop import render
+
+        if not self:
+            raise InputError("there is nothing to draw: no rules were compared")
+        first = next(iter(self.values()))
+        relevance = np.stack([r.relevance.reshape(-1) for r in self.values()])
+        title = f"{first.target_name}: {first.output:.4g}"
+        return render.heat_table(relevance, list(first.names), rows=list(self), order="given", most=most, title=title)
+
+    def save(self, path: str | Path, most: int = 15) -> Path:
+        """Draw it into a file: .png, .svg, .pdf."""
+        from relprop import render
+
+        return render.save(self.figure(most), path)
+
+
+def _check_kind(kind: str, kinds: Sequence[str]) -> None:
+    if kind not in kinds:
+        raise InputError(f"no drawing {kind!r}; there are {', '.join(kinds)}")

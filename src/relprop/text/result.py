@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,9 +60,7 @@ class Shown:
         if suffix in (".png", ".svg", ".pdf"):
             from relprop.render.figure import save_figure
 
-            with warnings.catch_warnings():  # signs that the font lacks are drawn as boxes, without a word about each
-                warnings.filterwarnings("ignore", message="Glyph .* missing from")
-                return save_figure(self._figure(), path)
+            return save_figure(self._figure(), path)
         raise InputError(f"{path}: written are {', '.join(SUFFIXES)}")
 
     def _repr_html_(self) -> str:

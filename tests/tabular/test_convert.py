@@ -22,7 +22,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import (
     MaxAbsScaler,
     MinMaxScaler,
-    OneHotEncoder,
+    Normalizer,
     PolynomialFeatures,
     RobustScaler,
     StandardScaler,
@@ -120,11 +120,11 @@ def test_names_come_from_the_frame_it_was_fitted_on() -> None:
             make_pipeline(PolynomialFeatures(), LogisticRegression()),
             r"step 'polynomialfeatures' \(PolynomialFeatures\)",
         ),
-        (make_pipeline(OneHotEncoder(), LogisticRegression()), "'onehotencoder'.*cannot be converted"),
-        (make_pipeline(MinMaxScaler(clip=True), LogisticRegression()), "clip=True"),
+        (make_pipeline(Normalizer(), LogisticRegression()), r"step 'normalizer' .*cannot be converted"),
+        (make_pipeline(PCA(2), MinMaxScaler(clip=True), LogisticRegression()), "clip=True"),
         (RandomForestClassifier(n_estimators=2), "For trees and kernels there is no relevance propagation"),
     ],
-    ids=["polynomial", "onehot", "clip", "forest"],
+    ids=["polynomial", "rows", "clip", "forest"],
 )
 def test_what_cannot_be_converted(estimator: Any, message: str) -> None:
     estimator.fit(IRIS.data, IRIS.target)

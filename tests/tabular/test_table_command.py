@@ -33,6 +33,20 @@ def number():
     return 7
 """
 
+PIPELINE = """
+import pandas
+from sklearn.compose import make_column_transformer
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+def pipeline():
+    frame = pandas.DataFrame({"city": ["rome", "oslo", "rome", "oslo"], "age": [20.0, 30.0, None, 50.0]})
+    steps = make_column_transformer((OneHotEncoder(), ["city"]), (SimpleImputer(add_indicator=True), ["age"]))
+    return make_pipeline(steps, LogisticRegression()).fit(frame, [0, 1, 0, 1])
+"""
+
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -77,6 +91,25 @@ def test_models_from_a_file_and_a_picture(relprop: Run, table: Path) -> None:
     assert said.code == 0 and "up:" in said.out
 
 
+def test_columns_of_words(relprop: Run, table: Path) -> None:
+    lines = ["city,a,y"] + [f"{'abc'[i % 3]},{i / 40},{'up' if i % 3 == 0 else 'down'}" for i in range(40)]
+    table.with_name("words.csv").write_text("\n".join(lines) + "\n")
+    said = relprop("table", "words.csv", "--label", "y", "--model", "linear", "--row", 3, "--out", "row.json")
+    assert said.code == 0, said.err
+    assert "2 features" in said.out and "row 3, up" in said.out
+    found = json.loads(Path("row.json").read_text())[0][0]
+    assert found["values"] == {"city": "a", "a": 0.075} and found["relevance"]["city"] > abs(found["relevance"]["a"])
+
+
+def test_a_pipeline_of_ones_own_takes_words_and_gaps(relprop: Run, table: Path) -> None:
+    pytest.importorskip("pandas", reason="the pipeline is fitted on a frame")
+    table.with_name("titanic.py").write_text(PIPELINE)
+    table.with_name("words.csv").write_text("city,age\nrome,30\noslo,\n")
+    said = relprop("table", "words.csv", "--model", "titanic.py:pipeline", "--row", 1)
+    assert said.code == 0, said.err
+    assert "nothing" in said.out and "oslo" in said.out
+
+
 def test_several_presets(relprop: Run, table: Path) -> None:
     presets = ("epsilon", "Gamma(0.5)", "EpsilonAlpha2Beta1")
     options = [word for name in presets for word in ("--preset", name)]
@@ -90,7 +123,10 @@ def test_several_presets(relprop: Run, table: Path) -> None:
     [
         (("nope.csv",), "cannot be read"),
         (("data.csv", "--label", "yy"), "has no column 'yy'; nearest names: y"),
-        (("data.csv",), "column 'y' holds 'up', which is no number"),
+        (("data.csv",), "say which column it is to predict"),
+        (("data.csv", "--model", "net.py:net"), "column 'y' holds '"),
+        (("mixed.csv", "--label", "b"), "mixed.csv, row 4, column 'a' holds '1,5', which is no number"),
+        (("ids.csv", "--label", "b"), "column 'a' holds 20 different words in 20 rows"),
         (("data.csv", "--label", "y", "--row", 30), "rows 0 to 29"),
         (("data.csv", "--label", "y", "--target", "upp"), "no class is named 'upp'; nearest names: up"),
         (("data.csv", "--label", "y", "--preset", "EpsilonPlu"), "EpsilonPlus"),
@@ -103,7 +139,7 @@ def test_several_presets(relprop: Run, table: Path) -> None:
         (("short.csv",), "at least one row"),
         (("ragged.csv",), "row 3: 1 entries under 2 columns"),
         (("twice.csv",), "column 'a' is there twice"),
-        (("gap.csv",), "row 2, column 'b' holds nothing"),
+        (("gap.csv", "--label", "a"), "gap, row 2, column 'b' holds nothing"),
         (("numbers.csv",), "say which column it is to predict"),
         (("numbers.csv", "--label", "b"), "at least 20"),
     ],
@@ -113,7 +149,9 @@ def test_mistakes(relprop: Run, table: Path, arguments: tuple[object, ...], mess
         "short": "a,b\n",
         "ragged": "a,b\n1,2\n3\n",
         "twice": "a,a\n1,2\n",
-        "gap": "a,b\n1,\n",
+        "gap": "a,b\n" + "1,\n" + 20 * "2,3\n",
+        "mixed": 'a,b\n1,2\n3,4\n"1,5",6\n',
+        "ids": "a,b\n" + "".join(f"name {i},{i % 2}\n" for i in range(20)),
         "numbers": "a,b\n1,2\n3,4\n",
     }.items():
         table.with_name(f"{name}.csv").write_text(text)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from relprop.errors import InputError
 from relprop.extras import require
+from relprop.tabular.prepare import Array, Prepared, dense, fitted, prepared, scaling, steps_of
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "identity": nn.Identity,
@@ -20,46 +21,69 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-class Affine(nn.Module):
-    """`scale * x + shift`, feature by feature."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, scale: Any, shift: Any) -> None:
-        super().__init__()
-        self.register_buffer("scale", _tensor(scale))
-        self.register_buffer("shift", _tensor(shift))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale + self.shift
-
-
 class Converted(nn.Module):
-    """What a scikit-learn estimator computes.
+    """What a scikit-learn estimator computes, in two parts: `made(made.prepare(rows))` are its scores.
 
-    prepare  the scalers at the beginning. They go feature by feature, so relevance at what they make is relevance of
-             the features; how far a feature lies from its mean is what counts, not how far from zero
+    prepare  the steps at the beginning that go column by column, run by scikit-learn itself: scalers, imputers,
+             encoders. What they make of a column is that column's, so `of_columns` sums relevance at it to the column;
+             of a scaled one, how far it lies from its mean is what counts, not how far from zero
     core     the rest: linear maps and activations, without a final softmax or logistic function. A binary classifier's
              one margin m becomes the two scores -m and m, so that either class can be explained by any rule
     task     "classification" or "regression"
     features, classes  the names the estimator was fitted with, if it knows any
+    columns  how many there are
     """
 
     def __init__(
         self,
-        prepare: nn.Sequential,
+        prepare: Prepared,
         core: nn.Sequential,
         task: str,
+        columns: int,
         features: list[str] | None,
         classes: list[str] | None,
     ) -> None:
         super().__init__()
-        self.prepare, self.core = prepare, core
-        self.task, self.features, self.classes = task, features, classes
+        self._prepared, self.core = prepare, core
+        self.task, self.columns, self.features, self.classes = task, columns, features, classes
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.core(self.prepare(x))
+        return self.core(x)
+
+    def prepare(self, rows: Any) -> Tensor:
+        """What the network gets of rows as the estimator takes them, a frame or an array: [N, numbers].
+
+        Raises:
+            InputError: for rows that its steps cannot take, as an unknown category, or make NaN of.
+        """
+        try:
+            made = dense(self._prepared.encode(rows)).astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"the pipeline cannot take these rows: {str(error).strip().splitlines()[0]}{self._words(rows)}"
+            ) from error
+        bad = ~np.isfinite(made)
+        if bad.any():
+            row, column = (int(i[0]) for i in np.nonzero(bad))
+            origin = int(self._prepared.origin[column])
+            named = repr(self.features[origin]) if self.features else str(origin)
+            raise InputError(
+                f"{int(bad.sum())} entries are NaN or infinite, the first in row {row}, column {named}: clean them "
+                "first, or give the pipeline an imputer"
+            )
+        return torch.tensor(made)
+
+    def of_columns(self, relevance: Tensor) -> Tensor:
+        """Relevance of the columns, [N, columns], from that of what `prepare` made of them."""
+        origin = torch.as_tensor(self._prepared.origin, device=relevance.device)
+        return relevance.new_zeros(len(relevance), self.columns).index_add(1, origin, relevance)
+
+    def _words(self, rows: Any) -> str:
+        """Where text stands, for a message."""
+        values = np.asarray(rows.to_numpy() if hasattr(rows, "to_numpy") else rows)
+        at = [i for i in range(values.shape[1]) if any(isinstance(v, str) for v in values[:, i])]
+        named = [repr(self.features[i]) if self.features else str(i) for i in at[:5]]
+        return f" (text stands in column {', '.join(named)})" if named else ""
 
 
 def from_sklearn(estimator: Any) -> Converted:
@@ -67,77 +91,66 @@ def from_sklearn(estimator: Any) -> Converted:
 
     Of a binary classifier the scores are minus and plus its margin.
 
-    Converted are `MLPClassifier`, `MLPRegressor` and linear models, alone or at the end of a `Pipeline` of
-    `StandardScaler`, `MinMaxScaler`, `MaxAbsScaler`, `RobustScaler`, `PCA`, and steps that are passed through.
+    Converted are `MLPClassifier`, `MLPRegressor` and linear models, alone or at the end of a `Pipeline`; a search over
+    them (`GridSearchCV`) by its best estimator; a `TransformedTargetRegressor` with a scaler. Before the model may
+    stand what goes column by column (scalers, imputers, encoders, selections, `ColumnTransformer` of them), and linear
+    maps that mix columns (`PCA`, `TruncatedSVD`).
 
     Raises:
         InputError: for a step that cannot be converted, or is not fitted.
     """
     require("sklearn", "tabular", "converting an estimator of scikit-learn")
-    steps = _steps(estimator)
-    prepare: list[nn.Module] = []
-    core: list[Any] = []
-    for name, step in steps[:-1]:
-        made = _transformer(name, step)
-        if made is None:
-            continue
-        (prepare if isinstance(made, Affine) and not core else core).append(made)
+    if isinstance(estimator, type):
+        raise InputError(f"{estimator.__name__} is a class: give a fitted estimator")
+    given, back = _unwrapped(estimator)
+    steps = steps_of(given)
     name, last = steps[-1]
-    core += _final(name, last)
+    final = _final(name, last)
+    columns = _columns(steps, final)
+    before = prepared(steps[:-1], columns)
+    core: list[Any] = final
+    if before.weight is not None:
+        core = [_linear(before.weight, before.bias), *core]
+    if back is not None:
+        scale, shift = back
+        core[-1] = _linear(core[-1].weight.numpy() * scale[:, None], core[-1].bias.numpy() * scale + shift)
     classes = getattr(last, "classes_", None)
     if classes is not None and len(classes) == 2 and core[-1].out_features == 1:
         margin = core.pop()
         core.append(_linear(torch.cat([-margin.weight, margin.weight]), torch.cat([-margin.bias, margin.bias])))
     features = next((f for _, s in steps if (f := getattr(s, "feature_names_in_", None)) is not None), None)
     return Converted(
-        nn.Sequential(*prepare),
+        before,
         nn.Sequential(*core),
         "regression" if classes is None else "classification",
+        columns,
         None if features is None else [str(f) for f in features],
         None if classes is None else [str(c) for c in classes],
     ).eval()
 
 
-def _steps(estimator: Any, name: str = "") -> list[tuple[str, Any]]:
-    """The steps of an estimator, nested pipelines laid out."""
-    if not hasattr(estimator, "steps"):
-        return [(name or type(estimator).__name__, estimator)]
-    found: list[tuple[str, Any]] = []
-    for inner, step in estimator.steps:
-        found += _steps(step, f"{name}.{inner}" if name else inner)
-    return found
+def _unwrapped(estimator: Any) -> tuple[Any, tuple[Array, Array] | None]:
+    """The regressor of a scaled target, and what brings that target back; any other estimator as it is."""
+    if type(estimator).__name__ != "TransformedTargetRegressor":
+        return estimator, None
+    if not hasattr(estimator, "regressor_"):
+        raise InputError("this TransformedTargetRegressor is not fitted; call fit first")
+    transformer = estimator.transformer_
+    if type(transformer).__name__ == "FunctionTransformer" and transformer.func is transformer.inverse_func is None:
+        return estimator.regressor_, None
+    scale, shift = scaling("transformer", transformer)
+    return estimator.regressor_, (1.0 / scale, -shift / scale)
 
 
-def _transformer(name: str, step: Any) -> nn.Module | None:
-    kind = type(step).__name__
-    if step is None or step == "passthrough":
-        return None
-    if kind == "StandardScaler":
-        scale = 1.0 / _fitted(step, name, "scale_") if step.with_std else np.ones(_width(step, name))
-        mean = _fitted(step, name, "mean_") if step.with_mean else 0.0
-        return Affine(scale, -mean * scale)
-    if kind == "MinMaxScaler":
-        if step.clip:
-            raise InputError(f"step {name!r}: MinMaxScaler(clip=True) is not one affine map; fit it with clip=False")
-        return Affine(_fitted(step, name, "scale_"), _fitted(step, name, "min_"))
-    if kind == "MaxAbsScaler":
-        if getattr(step, "clip", False):
-            raise InputError(f"step {name!r}: MaxAbsScaler(clip=True) is not one affine map; fit it with clip=False")
-        return Affine(1.0 / _fitted(step, name, "scale_"), np.zeros(_width(step, name)))
-    if kind == "RobustScaler":
-        width = _width(step, name)
-        scale = 1.0 / _fitted(step, name, "scale_") if step.with_scaling else np.ones(width)
-        centre = _fitted(step, name, "center_") if step.with_centering else np.zeros(width)
-        return Affine(scale, -centre * scale)
-    if kind == "PCA":
-        components = _fitted(step, name, "components_")
-        if step.whiten:
-            components = components / np.sqrt(step.explained_variance_)[:, None]
-        return _linear(components, -components @ step.mean_)
-    raise InputError(
-        f"step {name!r} ({kind}) cannot be converted: there are StandardScaler, MinMaxScaler, MaxAbsScaler, "
-        'RobustScaler, PCA and "passthrough". Apply it before, and explain the rest of the pipeline'
-    )
+def _columns(steps: list[tuple[str, Any]], final: list[Any]) -> int:
+    """How many columns the first step takes."""
+    for name, step in steps[:-1]:
+        if step is not None and not isinstance(step, str):
+            width = getattr(step, "n_features_in_", None)
+            if width is None and type(step).__name__ == "FunctionTransformer":
+                continue
+            return int(fitted(step, name, "n_features_in_"))
+    return int(final[0].in_features)
 
 
 def _final(name: str, step: Any) -> list[nn.Module]:
@@ -153,23 +166,14 @@ def _final(name: str, step: Any) -> list[nn.Module]:
         if not dual and not squared:
             weight = np.atleast_2d(step.coef_)
             return [_linear(weight, np.broadcast_to(np.atleast_1d(step.intercept_), (len(weight),)))]
+    if kind.endswith("SearchCV"):
+        raise InputError(f"step {name!r}: this {kind} has no best estimator; call fit, with refit=True")
     if kind.startswith(("MLP", "Linear", "Logistic", "Ridge")):
         raise InputError(f"step {name!r}: this {kind} is not fitted; call fit first")
     raise InputError(
         f"step {name!r} ({kind}) cannot be converted: there are MLPClassifier, MLPRegressor and linear models. "
         "For trees and kernels there is no relevance propagation here"
     )
-
-
-def _fitted(step: Any, name: str, attribute: str) -> np.ndarray[Any, Any]:
-    value = getattr(step, attribute, None)
-    if value is None:
-        raise InputError(f"step {name!r}: this {type(step).__name__} is not fitted; call fit first")
-    return np.asarray(value, dtype=np.float64)
-
-
-def _width(step: Any, name: str) -> int:
-    return int(_fitted(step, name, "n_features_in_"))
 
 
 def _linear(weight: Any, bias: Any) -> nn.Linear:

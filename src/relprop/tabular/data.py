@@ -25,6 +25,7 @@ BUILT_IN = ("breast-cancer", "iris", "wine", "diabetes")
 class Data:
     """A table: `values` [N, columns] and the label column, if one was named.
 
+    values   numbers; where columns of words are among them, numbers and words as objects. A gap is NaN, or None
     label    [N], numbers for a regression, class indices for a classification
     classes  names of the classes, in the order of the indices; None for a regression
     """
@@ -36,6 +37,13 @@ class Data:
     label: Array | None = None
     classes: tuple[str, ...] | None = None
 
+    @property
+    def words(self) -> list[int]:
+        """The positions of the columns of words."""
+        if self.values.dtype != object:
+            return []
+        return [i for i, column in enumerate(self.values.T) if any(isinstance(v, str) for v in column)]
+
 
 def read_table(source: str, label: str | None = None) -> Data:
     """A CSV file with a header line, or one of the built-in tables.
@@ -43,7 +51,8 @@ def read_table(source: str, label: str | None = None) -> Data:
     label  the column to predict; the others are features. A label of words, or of at most ten whole numbers, is a class
 
     Raises:
-        InputError: for a file that is no table of numbers, or a column that is not there (with the nearest names).
+        InputError: for a file that is no table, a column of numbers that holds something else here and there, or one
+            that is not there (with the nearest names).
     """
     if source in BUILT_IN and not Path(source).exists():
         return _built_in(source)
@@ -69,8 +78,10 @@ def read_table(source: str, label: str | None = None) -> Data:
     kept = [i for i, c in enumerate(header) if c != label]
     if not kept:
         raise InputError(f"{source}: no column is left beside the label {label!r}")
-    values = np.array([[_number(row[i], source, n, header[i]) for i in kept] for n, row in enumerate(body, 2)])
     columns = tuple(header[i] for i in kept)
+    read = [_column([row[i].strip() for row in body], source, header[i]) for i in kept]
+    kind = object if any(column.dtype == object for column in read) else np.float64
+    values = np.stack([column.astype(kind) for column in read], axis=1)
     if label is None:
         return Data(path.stem, columns, values)
     at = header.index(label)
@@ -78,15 +89,22 @@ def read_table(source: str, label: str | None = None) -> Data:
     return Data(path.stem, columns, values, label, target, classes)
 
 
-def _number(text: str, source: str, row: int, column: str) -> float:
+def _column(texts: list[str], source: str, name: str) -> Array:
+    """A column's numbers, or its words where most of it are no numbers."""
+    numbers = [_number(text) for text in texts]
+    wrong = [i for i, (text, number) in enumerate(zip(texts, numbers, strict=True)) if text and number is None]
+    if not wrong:
+        return np.array([np.nan if number is None else number for number in numbers])
+    if 2 * len(wrong) < sum(text != "" for text in texts):
+        raise InputError(f"{source}, row {wrong[0] + 2}, column {name!r} holds {texts[wrong[0]]!r}, which is no number")
+    return np.array([text or None for text in texts], dtype=object)
+
+
+def _number(text: str) -> float | None:
     try:
-        found = float(text)
+        return float(text)
     except ValueError:
-        found = float("nan")
-    if not np.isfinite(found):
-        shown = repr(text) if text.strip() else "nothing"
-        raise InputError(f"{source}, row {row}, column {column!r} holds {shown}, which is no number")
-    return found
+        return None
 
 
 def _labels(texts: list[str]) -> tuple[Array, tuple[str, ...] | None]:
@@ -134,6 +152,7 @@ def fit(kind: str, data: Data) -> Fitted:
     classes = data.classes is not None
     if classes and len(np.unique(data.label)) < 2:
         raise InputError(f"the label {data.label_name!r} is the same in every row: there is nothing to learn")
+    _check_complete(data)
     train, test = selection.train_test_split(np.arange(len(data.values)), test_size=0.25, random_state=0)
     label = data.label[train]
     if kind == "mlp":
@@ -143,7 +162,7 @@ def fit(kind: str, data: Data) -> Fitted:
     else:
         model = linear_model.LogisticRegression(max_iter=1000) if classes else linear_model.Ridge()
         words = "a logistic regression" if classes else "a ridge regression"
-    made = pipeline.make_pipeline(scale.StandardScaler(), model)
+    made = pipeline.make_pipeline(_scaled(data, scale), model)
     mean, spread = (0.0, 1.0) if classes or kind != "mlp" else (float(label.mean()), float(label.std()) or 1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it could be fitted still closer: what is said is how it does on new rows
@@ -154,3 +173,32 @@ def fit(kind: str, data: Data) -> Fitted:
     score = made.score(data.values[test], data.label[test])
     how = f"right on {score:.1%} of" if classes else f"R² of {score:.2f} on"
     return Fitted(made, f"{words}, fitted on {len(train)} rows, {how} the other {len(test)}", np.sort(test))
+
+
+def _check_complete(data: Data) -> None:
+    """A table to fit a model on has no gaps, and its words come again."""
+    for i, name in enumerate(data.columns):
+        column = data.values[:, i]
+        gaps = [n for n, v in enumerate(column) if v is None or (not isinstance(v, str) and not np.isfinite(float(v)))]
+        if gaps:
+            seen = "nothing" if column[gaps[0]] is None or np.isnan(float(column[gaps[0]])) else str(column[gaps[0]])
+            raise InputError(
+                f"{data.name}, row {gaps[0] + 2}, column {name!r} holds {seen}, which is no number: fill it in, or "
+                "give a pipeline that does, --model FILE.py:FACTORY"
+            )
+        if i in data.words and 2 * len(set(column)) > len(column):
+            raise InputError(
+                f"{data.name}, column {name!r} holds {len(set(column))} different words in {len(column)} rows, which "
+                "tells nothing of new ones: leave it out of the table"
+            )
+
+
+def _scaled(data: Data, preprocessing: Any) -> Any:
+    """A standard scaler; with columns of words, beside a one-hot encoding of these."""
+    words = data.words
+    if not words:
+        return preprocessing.StandardScaler()
+    compose = require("sklearn.compose", "tabular", "encoding columns of words")
+    numbers = [i for i in range(len(data.columns)) if i not in words]
+    branches = [("words", preprocessing.OneHotEncoder(handle_unknown="ignore"), words)]
+    return compose.ColumnTransformer([("numbers", preprocessing.StandardScaler(), numbers), *branches])

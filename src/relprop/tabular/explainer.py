@@ -77,7 +77,7 @@ class Explainer:
         self.class_names = _names(class_names, "class_names")
         self.task = task
         self.batch_size = batch_size
-        self._prepare = model.prepare if isinstance(model, Converted) else None
+        self._converted = model if isinstance(model, Converted) else None
         self._core: nn.Module = model.core if isinstance(model, Converted) else model
         self.composite = self._composite(preset)
         self._lrp = LRP(self._core, self.composite)
@@ -127,28 +127,27 @@ class Explainer:
 
     def predict(self, data: Any) -> np.ndarray[Any, Any]:
         """The model's raw outputs, [N, outputs]."""
-        table = batch(data, self.feature_names)
-        parts = [self._outputs(self._run(self._tensor(part))) for part in self._parts(table.values)]
-        return torch.cat(parts).cpu().numpy()
+        x = self._tensor(self._batch(data))
+        return torch.cat([self._outputs(self._run(part)) for part in x.split(self.batch_size)]).cpu().numpy()
 
     def explain(self, instance: Any, target: Any = None) -> Result:
-        """Explain one instance: an array without a batch dimension, a pandas Series, or a frame of one row.
+        """Explain one instance: an array without a batch dimension, a pandas Series, a dict, or a frame of one row.
 
         target  index or name of an output; None: the predicted class, or the only output
         """
-        return self._explain(single(instance, self.feature_names), target, ())[0]
+        return self._explain(self._single(instance), target, ())[0]
 
     def explain_batch(self, data: Any, target: Any = None, labels: Sequence[Any] | None = None) -> Results:
-        """Explain many instances in one batched pass: an array with the instances in its first dimension, or a frame.
+        """Explain many instances in one batched pass: an array with them in its first dimension, a frame, or dicts.
 
         target  as for `explain`, or one for each instance
         labels  what to call the instances; of a frame, its index
         """
-        table = batch(data, self.feature_names)
+        table = self._batch(data)
         if labels is not None:
             if len(labels) != len(table.values):
                 raise InputError(f"labels has {len(labels)} entries for {len(table.values)} instances")
-            table = Table(table.values, list(labels))
+            table = table._replace(labels=list(labels))
         return self._explain(table, target, ())
 
     def explain_with_layer_relevances(
@@ -156,13 +155,13 @@ class Explainer:
     ) -> Result:
         """As `explain`, with relevance at the outputs of layers in `Result.layers`; None: of all that have some."""
         wanted = self.layers() if layers is None else list(layers)
-        return self._explain(single(instance, self.feature_names), target, wanted, strict=layers is not None)[0]
+        return self._explain(self._single(instance), target, wanted, strict=layers is not None)[0]
 
     def compare_rules(
         self, instance: Any, target: Any = None, rules: Sequence[Any] = ("epsilon", "gamma", "alpha_beta", "z_plus")
     ) -> Comparison:
         """Explain one instance under several rules or presets, given by name or as they are."""
-        table = single(instance, self.feature_names)
+        table = self._single(instance)
         found = Comparison()
         for rule in rules:
             composite = self._composite(rule)
@@ -182,18 +181,18 @@ class Explainer:
         lrp, composite = other or (self._lrp, self.composite)
         results: list[Result] = []
         given = _spread(target, len(table.values))
-        for start, part in zip(range(0, len(table.values), self.batch_size), self._parts(table.values), strict=True):
-            asked = given[start : start + len(part)]
-            found, more = self._explain_part(lrp, part, asked, layers, strict)
+        x = self._tensor(table)
+        for start in range(0, len(x), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            found, more = self._explain_part(lrp, x[part], table.values[part], given[part], layers, strict)
             _check_used(found, composite)
             results += more
         labels = table.labels or [None] * len(results)
         return Results([replace(r, label=label) for r, label in zip(results, labels, strict=True)])
 
     def _explain_part(
-        self, lrp: LRP, part: np.ndarray[Any, Any], asked: Sequence[Any], layers: Sequence[str], strict: bool
+        self, lrp: LRP, x: Tensor, values: Any, asked: Sequence[Any], layers: Sequence[str], strict: bool
     ) -> tuple[Explanation, list[Result]]:
-        x = self._tensor(part)
         raw = self._run(x)
         output = self._outputs(raw)
         targets = self._targets(output, asked)
@@ -204,26 +203,26 @@ class Explainer:
         found = lrp.explain(x, target=mask.reshape(raw.shape), layers=[pattern(p) for p in layers])
         if bool((signs < 0).any()):
             _check_mirrored(found)
-        values = explained_values(
+        outputs = explained_values(
             found,
             output.gather(1, units[:, None]).squeeze(1),
             lambda i: lrp.explain(x[i : i + 1], target=mask[i : i + 1].reshape(raw[:1].shape)),
         )
-        relevance = _signed(found.relevance, signs)
+        relevance = _signed(self._of_columns(found.relevance), signs)
         at = {path: _signed(r, signs) for path in layers if (r := _only(found, path, strict)) is not None}
         names = self._output_names(output)
         return found, [
             Result(
                 feature_names=self.feature_names,
-                values=part[i],
+                values=values[i],
                 relevance=relevance[i],
                 target=int(targets[i]),
                 target_name=names[int(targets[i])],
-                output=float(values[i] * signs[i]),
+                output=float(outputs[i] * signs[i]),
                 rules=found.plan.composite,
                 layers={path: r[i] for path, r in at.items()},
             )
-            for i in range(len(part))
+            for i in range(len(x))
         ]
 
     # -- outputs and targets -------------------------------------------------------------------------------------
@@ -242,7 +241,10 @@ class Explainer:
         """The model's output as [N, outputs]."""
         if not isinstance(output, Tensor) or output.ndim > 2:
             seen = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise InputError(f"the model's output is {seen}: a table's model gives one value, or one row, an instance")
+            raise InputError(
+                f"the model's output is {seen}: a table's model gives one value, or one row, an instance. "
+                "explain() takes an instance without a batch dimension"
+            )
         return output.reshape(-1, 1) if output.ndim < 2 else output
 
     def _one_logit(self, output: Tensor) -> bool:
@@ -271,18 +273,24 @@ class Explainer:
 
     # -- tensors -------------------------------------------------------------------------------------------------
 
-    def _parts(self, values: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-        return [values[i : i + self.batch_size] for i in range(0, len(values), self.batch_size)]
+    def _batch(self, data: Any) -> Table:
+        return batch(data, self.feature_names, encoded=self._converted is not None)
 
-    def _tensor(self, values: np.ndarray[Any, Any]) -> Tensor:
-        """In the model's precision, on its device, after the estimator's scalers."""
+    def _single(self, instance: Any) -> Table:
+        return single(instance, self.feature_names, encoded=self._converted is not None)
+
+    def _tensor(self, table: Table) -> Tensor:
+        """In the model's precision, on its device, after the estimator's steps that go column by column."""
         known = next((p for p in self.model.parameters() if p.is_floating_point()), None)
         dtype = torch.get_default_dtype() if known is None else known.dtype
-        x = torch.tensor(np.ascontiguousarray(values)).to(dtype=dtype, device=None if known is None else known.device)
-        if self._prepare is None:
-            return x
-        with torch.no_grad():
-            return self._prepare(x)
+        if self._converted is not None and len(table.values):
+            x = self._converted.prepare(table.rows)
+        else:
+            x = torch.tensor(np.ascontiguousarray(table.values.astype(np.float64)))
+        return x.to(dtype=dtype, device=None if known is None else known.device)
+
+    def _of_columns(self, relevance: Tensor) -> Tensor:
+        return relevance if self._converted is None else self._converted.of_columns(relevance)
 
 
 def named(name: str) -> Composite:

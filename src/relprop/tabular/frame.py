@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +15,16 @@ Array = npt.NDArray[Any]
 
 
 class Table(NamedTuple):
-    """Numbers, [N, ...], and the rows' labels where a frame gave some."""
+    """Instances as they were given.
+
+    values  an array, [N, ...]; numbers alone, unless a pipeline is to encode them
+    labels  what the rows are called, where a frame or series said so
+    rows    what a pipeline takes: the frame, or the array
+    """
 
     values: Array
     labels: list[Any] | None
+    rows: Any
 
 
 def is_frame(data: Any) -> bool:
@@ -29,34 +35,67 @@ def is_series(data: Any) -> bool:
     return hasattr(data, "index") and hasattr(data, "to_numpy") and not hasattr(data, "columns")
 
 
-def batch(data: Any, names: Sequence[str] | None, shape: tuple[int, ...] | None = None) -> Table:
-    """Many instances. A frame must have the columns `names`, in that order."""
+def batch(data: Any, names: Sequence[str] | None, *, encoded: bool = False) -> Table:
+    """Many instances: an array, a frame with the columns `names` in that order, or dicts by these names.
+
+    encoded  a pipeline takes them first, so that they may hold text and gaps
+    """
     if is_frame(data):
-        check_columns(list(map(str, data.columns)), names)
-        return Table(_numbers(data.to_numpy(), list(map(str, data.columns))), list(data.index))
-    values = _numbers(np.asarray(data), names)
+        columns = list(map(str, data.columns))
+        check_columns(columns, names)
+        values = data.to_numpy() if encoded else _numbers(data.to_numpy(), columns)
+        return Table(values, list(data.index), data)
+    if isinstance(data, Sequence) and len(data) and all(isinstance(row, Mapping) for row in data):
+        data = _from_dicts(data, names)
+    values = _array(data)
+    values = values if encoded else _numbers(values, names)
     if values.ndim < 2:
         raise InputError(
             f"a batch has its instances in rows, got an array of shape {values.shape}; explain() takes one"
         )
-    return Table(_counted(values, names), None)
+    return Table(_counted(values, names), None, values)
 
 
-def single(data: Any, names: Sequence[str] | None) -> Table:
-    """One instance: an array without a batch dimension, a series, or a frame of one row."""
+def single(data: Any, names: Sequence[str] | None, *, encoded: bool = False) -> Table:
+    """One instance: an array without a batch dimension, a series, a dict by the features' names, or a frame of one row.
+
+    Of a table's model (`encoded`) an array of one row will do as well.
+    """
     if is_frame(data):
         if len(data) != 1:
             raise InputError(f"explain() takes one instance, got a frame of {len(data)} rows; explain_batch takes many")
-        return batch(data, names)
+        return batch(data, names, encoded=encoded)
+    if isinstance(data, Mapping):
+        return batch([data], names, encoded=encoded)
     if is_series(data):
-        if names is not None and [str(i) for i in data.index] != [str(i) for i in range(len(data))]:
-            check_columns([str(i) for i in data.index], names)
-        values = _numbers(data.to_numpy()[None], names)
-        return Table(_counted(values, names), [data.name])
-    values = np.asarray(data)
+        index = [str(i) for i in data.index]
+        if names is not None and index != [str(i) for i in range(len(data))]:
+            check_columns(index, names)
+        found = batch(data.to_numpy()[None], names, encoded=encoded)
+        rows = data.to_frame().T.infer_objects() if index == list(names or ()) else found.rows
+        return Table(found.values, [data.name], rows)
+    values = _array(data)
     if values.ndim == 0:
         raise InputError("an instance needs at least one feature, got a single number")
-    return Table(_counted(_numbers(values[None], names), names), None)
+    one_row = encoded and values.ndim == 2 and len(values) == 1
+    return batch(values if one_row else values[None], names, encoded=encoded)
+
+
+def _array(data: Any) -> Array:
+    """As an array; a list of text and numbers keeps both."""
+    if hasattr(data, "detach"):
+        return np.asarray(data.detach().cpu())
+    found = np.asarray(data)
+    return np.array(data, dtype=object) if found.dtype.kind in "US" and not isinstance(data, np.ndarray) else found
+
+
+def _from_dicts(rows: Sequence[Mapping[Any, Any]], names: Sequence[str] | None) -> Array:
+    """The values of dicts in the order of the names; of the first dict's keys where there are none."""
+    given = [{str(k): v for k, v in row.items()} for row in rows]
+    wanted = list(names) if names is not None else list(given[0])
+    for row in given:
+        check_columns([n for n in wanted if n in row] + [n for n in row if n not in wanted], wanted)
+    return np.array([[row[n] for n in wanted] for row in given], dtype=object)
 
 
 def check_columns(found: Sequence[str], wanted: Sequence[str] | None) -> None:

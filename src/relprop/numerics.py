@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +49,16 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
     if x.dtype != y.dtype or x.dtype in (torch.float16, torch.bfloat16):
         x, y = x.float(), y.float()
     return torch.dot(x.reshape(-1), y.reshape(-1))
+
+
+def numbers(scalars: Sequence[Tensor]) -> list[float]:
+    """The values (real parts) of tensors of one entry. A device is waited for once."""
+    if all(s.device.type == "cpu" for s in scalars):
+        return [s.item().real for s in scalars]
+    wide = [s.real.reshape(()).double() for s in scalars]
+    if len({s.device for s in scalars}) > 1:
+        wide = [s.cpu() for s in wide]
+    return torch.stack(wide).tolist()
 
 
 def reduce_to(g: Tensor, shape: torch.Size) -> Tensor:

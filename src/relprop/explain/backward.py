@@ -15,7 +15,7 @@ from relprop.explain.explanation import Explanation
 from relprop.explain.forward import Forward, Request
 from relprop.explain.inputs import check_finite, detached
 from relprop.explain.seed import Seed
-from relprop.numerics import dot, nonzero
+from relprop.numerics import dot, nonzero, numbers
 from relprop.record import Leaf, Ledger, Recorder
 from relprop.record.tensors import tensors
 
@@ -51,15 +51,24 @@ def _gradients(recorder: Recorder, seed: Seed, wanted: Sequence[Tensor], keep: b
     """
     with torch.inference_mode(False):
         if not (recorder.checkpointed or recorder.reentrant):
-            return torch.autograd.grad(seed.tensor, wanted, seed.g, allow_unused=True, retain_graph=keep)
-        engine = torch.autograd.Variable._execution_engine
+            return _engine(seed, wanted, keep)
         # in this thread, where the recorder is, on every device
         with torch.autograd.set_multithreading_enabled(False), recorder.scope, recorder.replay():
             if recorder.reentrant:
                 return _reentrant(recorder, seed, wanted, keep)
-            return engine.run_backward(
-                (seed.tensor,), (seed.g,), keep, False, tuple(wanted), allow_unreachable=True, accumulate_grad=False
-            )
+            return _engine(seed, wanted, keep)
+
+
+def _engine(seed: Seed, wanted: Sequence[Tensor], keep: bool, accumulate: bool = False) -> Sequence[Tensor | None]:
+    return torch.autograd.Variable._execution_engine.run_backward(
+        (seed.tensor,),
+        (seed.g,),
+        keep,
+        False,
+        tuple(wanted),
+        allow_unreachable=True,
+        accumulate_grad=accumulate,
+    )
 
 
 def _reentrant(recorder: Recorder, seed: Seed, wanted: Sequence[Tensor], keep: bool) -> Sequence[Tensor | None]:
@@ -73,9 +82,7 @@ def _reentrant(recorder: Recorder, seed: Seed, wanted: Sequence[Tensor], keep: b
     for t in wanted:
         t.grad = None
     with recorder.boxes.hooks():  # what is computed again may change its tensors in place, as the forward may
-        torch.autograd.Variable._execution_engine.run_backward(
-            (seed.tensor,), (seed.g,), keep, False, (), allow_unreachable=True, accumulate_grad=True
-        )
+        _engine(seed, (), keep, accumulate=True)
     grads = [t.grad for t in wanted]
     for t in wanted:
         t.grad = None
@@ -106,7 +113,7 @@ def _balance(forward: Forward, seed: Seed, relevance: Sequence[Tensor], ledger: 
     sums = [dot(at_output, seed.g), dot(at_output.abs(), seed.g.abs())]
     sums += [r.sum(dtype=None if r.is_complex() else torch.float64) for r in relevance]
     sums += [r.abs().sum() for r in relevance]
-    found = torch.stack([s.real.double() if s.is_complex() else s.double() for s in sums]).tolist()
+    found = numbers(sums)
     inputs: dict[str, float] = {}
     leaves: dict[str, float] = {}
     for leaf, total in zip(recorder.leaves, found[2 : 2 + count], strict=True):

@@ -93,7 +93,8 @@ class LRP:
         if targets is not None and not len(targets):
             raise InputError("targets is empty: give at least one target")
         layers = (layers,) if isinstance(layers, str) else tuple(layers)
-        check_layers(self.model, layers)
+        if layers:
+            check_layers(self.model, layers)
         request = Request(
             targets=(target,) if targets is None else tuple(targets),
             seed=seed,

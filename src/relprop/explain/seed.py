@@ -206,8 +206,7 @@ def _by_tensor(mask: Tensor, target: Tensor, shape: tuple[int, ...]) -> Tensor:
             f"a tensor of class indices must hold one for each of the {shape[0] if shape else 0} samples of an output "
             f"of shape (samples, classes), got {tuple(target.shape)} for an output of shape {shape}"
         )
-    if bool(((target < -shape[1]) | (target >= shape[1])).any()):
-        raise InputError(f"target {target.tolist()} is out of range: the output has {shape[1]} classes")
-    rows = torch.arange(shape[0], device=mask.device)
-    mask[rows, target] = True
-    return mask
+    classes = target.tolist()
+    if classes and not -shape[1] <= min(classes) <= max(classes) < shape[1]:
+        raise InputError(f"target {classes} is out of range: the output has {shape[1]} classes")
+    return mask.scatter_(1, target.remainder(shape[1]).long().unsqueeze(1), True)

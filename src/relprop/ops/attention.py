@@ -59,7 +59,7 @@ class Share(Op):
         g = gs[0] if self.share == 1 else gs[0] * self.share
         if self.rest:
             product = _masked_product if self.role == "mask" else dot
-            books.add("excess", self.rest * product(operands[0], gs[0]))
+            books.add("excess", product(operands[0], gs[0]), self.rest)
         return (g,)
 
 

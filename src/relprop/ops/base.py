@@ -17,9 +17,9 @@ Share = Callable[[Tensor], Tensor]
 
 
 class Books(Protocol):
-    """Where a rule writes down the relevance that does not reach an operand."""
+    """Where a rule writes down the relevance that does not reach an operand: `times * amount`."""
 
-    def add(self, entry: str, amount: Tensor) -> None: ...
+    def add(self, entry: str, amount: Tensor, times: float = 1.0) -> None: ...
 
 
 class Fact:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from relprop.numerics import dot
 from relprop.ops.base import Op
 
 
@@ -145,7 +146,13 @@ class Dense(LinearMap):
         return s.matmul(w) if w.ndim == 2 else s.unsqueeze(-1) * w
 
     def bias_share(self, s: Tensor, b: Tensor) -> Tensor:
-        return s.reshape(-1, s.shape[-1]).sum(0).mul(b).sum() if b.ndim == 1 else (s * b).sum()
+        return dot(_by_row(s), b) if b.ndim == 1 else (s * b).sum()
+
+    def shared(self, s: Tensor, b: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        if b is not None and b.ndim != 1:
+            return super().shared(s, b)
+        c = _by_row(s)
+        return None if b is None else dot(c, b), c.sum()
 
     def sample(self, a: Tensor) -> Tensor:
         return a.reshape(-1, a.shape[-1])[:1].reshape((1,) * (a.ndim - 1) + a.shape[-1:]) if a.numel() else a
@@ -158,6 +165,11 @@ class Dense(LinearMap):
 
     def channels(self, z: Tensor) -> int | None:
         return z.ndim - 1
+
+
+def _by_row(s: Tensor) -> Tensor:
+    """`s` summed over all but its last dimension."""
+    return s.reshape(-1) if s.numel() == s.shape[-1] else s.reshape(-1, s.shape[-1]).sum(0)
 
 
 class Conv(LinearMap):
@@ -250,12 +262,12 @@ class Conv(LinearMap):
 
     def bias_share(self, s: Tensor, b: Tensor) -> Tensor:
         s = self._batched(s)
-        return s.sum([0, *range(2, s.ndim)]).mul(b).sum()
+        return dot(s.sum([0, *range(2, s.ndim)]), b)
 
     def shared(self, s: Tensor, b: Tensor | None) -> tuple[Tensor | None, Tensor]:
         s = self._batched(s)
         c = s.sum([0, *range(2, s.ndim)])
-        return None if b is None else (c * b).sum(), c.sum()
+        return None if b is None else dot(c, b), c.sum()
 
     def per_input(self, value: Tensor, a: Tensor) -> Tensor | None:
         if value.numel() == 1:

@@ -102,7 +102,8 @@ class LogSumExp(Op):
             for d in sorted(self.dim if isinstance(self.dim, (tuple, list)) else (self.dim,)):
                 g = g.unsqueeze(d)
         pulled = weights * g
-        books.add("excess", dot(outputs[0], gs[0]) - dot(x, pulled))
+        books.add("excess", dot(outputs[0], gs[0]))
+        books.add("excess", dot(x, pulled), -1.0)
         return (pulled,)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from relprop.numerics import nonzero
+from relprop.numerics import nonzero, numbers
 from relprop.site import Site
 
 #: The entries, in the order in which they are shown.
@@ -20,7 +20,8 @@ class Ledger:
 
     def __init__(self, by_site: bool = False) -> None:
         self.by_site = by_site
-        self._amounts: defaultdict[str, list[Tensor]] = defaultdict(list)
+        self._amounts: list[Tensor] = []
+        self._entries: list[tuple[str, float]] = []
         self._sites: defaultdict[int, defaultdict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
         self._site: Site | None = None
         self.labels: dict[int, str] = {}
@@ -29,11 +30,14 @@ class Ledger:
         """What follows is written down for this site."""
         self._site = site
 
-    def add(self, entry: str, amount: Tensor) -> None:
-        amount = amount.detach()
-        self._amounts[entry].append(amount)
+    def add(self, entry: str, amount: Tensor, times: float = 1.0) -> None:
+        """Write down `times * amount`."""
+        if amount.requires_grad:
+            amount = amount.detach()
+        self._amounts.append(amount)
+        self._entries.append((entry, times))
         if self.by_site and self._site is not None:
-            self._sites[self._site.index][entry].append(amount)
+            self._sites[self._site.index][entry].append(amount if times == 1 else times * amount)
 
     def flow(
         self,
@@ -62,18 +66,15 @@ class Ledger:
         return sorted(found, key=lambda row: -abs(row[1]))
 
     def totals(self) -> dict[str, float]:
-        return {entry: _total(self._amounts.get(entry, [])) for entry in ENTRIES}
+        found = dict.fromkeys(ENTRIES, 0.0)
+        for (entry, times), amount in zip(self._entries, numbers(self._amounts), strict=True):
+            found[entry] += times * amount
+        return found
 
     def sites(self) -> dict[int, dict[str, float]]:
-        return {i: {k: _total(v) for k, v in entries.items()} for i, entries in self._sites.items()}
+        return {i: {k: sum(numbers(v)) for k, v in entries.items()} for i, entries in self._sites.items()}
 
 
 def _relevance(values: Tensor, g: Tensor) -> Tensor:
     product = nonzero(values) * g
     return torch.where(values.isinf(), 0.0, product).sum().real
-
-
-def _total(amounts: list[Tensor]) -> float:
-    if all(a.device.type == "cpu" for a in amounts):  # nothing to wait for
-        return float(sum(a.item() for a in amounts))
-    return float(torch.stack([a.double().reshape(()).cpu() for a in amounts]).sum())

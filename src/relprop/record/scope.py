@@ -76,8 +76,11 @@ class ModuleScope:
                 handed_on = output = self._whole(module, treat, given, output)
         elif isinstance(module, torch.jit.ScriptModule) and self.inside is None:
             label(output, args, (SCRIPTED, self.paths[0]))
-        elif isinstance(output, Tensor) and isinstance(output.grad_fn, BackwardCFunction):
-            output.grad_fn.metadata.setdefault("relprop.origin", ("", self.paths[0]))
+        elif isinstance(output, Tensor):
+            with torch._C.DisableTorchFunction():  # reading an attribute is no call of the model's
+                node: Any = output.grad_fn
+            if isinstance(node, BackwardCFunction) and not hasattr(node, "visit"):
+                node.metadata.setdefault("relprop.origin", ("", self.paths[0]))
         while self._stack:
             if self._stack.pop() is module:
                 break

@@ -90,7 +90,7 @@ class ZBox(LinearRule):
                 stable = z - corner
                 s = ratio(g, z, stable, eps)
                 # the stabiliser's part of the denominator, by its sign
-                books.add("epsilon", eps * dot(s, torch.copysign(stable.new_ones(()), stable)))
+                books.add("epsilon", dot(s, torch.copysign(stable.new_ones(()), stable)), eps)
             else:
                 den = z - corner
                 stable = stabiliser(self.epsilon)(den)

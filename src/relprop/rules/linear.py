@@ -146,10 +146,15 @@ class Epsilon(LinearRule):
     def _damped(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, eps: float, books: Books) -> Tensor:
         """The short form: one pass over the output, and one for the books."""
         s = damped(g, z, eps)
-        bias, total = op.shared(s, op.bias)
-        if bias is not None:
-            books.add("bias", bias)
-        books.add("epsilon", eps * total if op.rectified else dot(z, g) - dot(z, s))
+        if op.rectified:
+            share, total = op.shared(s, op.bias)
+            books.add("epsilon", total, eps)
+        else:
+            share = None if op.bias is None else op.bias_share(s, op.bias)
+            books.add("epsilon", dot(z, g))
+            books.add("epsilon", dot(z, s), -1.0)
+        if share is not None:
+            books.add("bias", share)
         return op.pull_back(s if s.dtype == a.dtype else s.to(a.dtype), a)
 
 
@@ -254,7 +259,7 @@ class Gamma(LinearRule):
         mirrored_share, total = op.shared(signed, bias)
         if share is not None and mirrored_share is not None:
             books.add("bias", (1 + half) * share + mirrored_share)
-        books.add("epsilon", eps * total)
+        books.add("epsilon", total, eps)
         mirrored = transpose(op, signed, size, a)
         if not op.nonneg:
             mirrored = mirrored.mul_(a.sign())
@@ -317,7 +322,7 @@ def _through(
     share, total = op.shared(s, b)
     if share is not None:
         books.add("bias", share)
-    books.add("epsilon", eps * total)
+    books.add("epsilon", total, eps)
     return transpose(op, s, w, a)
 
 
@@ -373,14 +378,14 @@ class AlphaBeta(LinearRule):
         empty = down <= 16 * torch.finfo(z.dtype).eps * up
         relevance = g * z
         lost = torch.where(empty, relevance, 0.0)
-        books.add("excess", -self.beta * lost.sum())
+        books.add("excess", lost.sum(), -self.beta)
         s_up = torch.div(relevance, up, out=up).mul_(self.alpha)
         s_down = relevance.sub_(lost).div_(down.masked_fill_(empty, 1.0)).mul_(-self.beta)
         for s, b in ((s_up, _positive(op.bias)), (s_down, None if op.bias is None else -negative(op.bias))):
             share, total = op.shared(s, b)
             if share is not None:
                 books.add("bias", share)
-            books.add("excess", eps * total)
+            books.add("excess", total, eps)
         return transpose(op, s_up, w_up, a).sub_(transpose(op, s_down, w_down, a))
 
     def _branch(

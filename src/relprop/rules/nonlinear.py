@@ -134,5 +134,6 @@ class SoftmaxGradient(Rule):
         # a score that a mask of any depth hides has no gradient, whatever its value
         finite = torch.where(pulled == 0, 0.0, x)
         value = torch.where(g == 0, 0.0, y)
-        books.add("excess", dot(value, g) - dot(finite, pulled))
+        books.add("excess", dot(value, g))
+        books.add("excess", dot(finite, pulled), -1.0)
         return pulled

@@ -9,6 +9,9 @@ from relprop.concepts.contrast import LogRatio as LogRatio
 from relprop.concepts.contrast import SoftmaxContrast as SoftmaxContrast
 from relprop.concepts.contrast import SoftmaxGradient as SoftmaxGradient
 from relprop.concepts.contrast import clrp as clrp
+from relprop.concepts.similarity import PairRelevance as PairRelevance
+from relprop.concepts.similarity import bilrp as bilrp
+from relprop.concepts.similarity import bilrp_texts as bilrp_texts
 from relprop.concepts.virtual import DFT as DFT
 from relprop.concepts.virtual import STFT as STFT
 from relprop.concepts.virtual import Basis as Basis

@@ -8,6 +8,7 @@ numerics      stabilisers and signs
 ops           what a torch call is: the table from torch functions to operations
 rules         how relevance passes an operation
 site          one executed operation
+units         which entries of a layer count as one concept
 selectors     which sites
 composite     selector -> rule, first match wins
 presets       the published rule sets
@@ -34,6 +35,7 @@ from relprop.errors import ModelStateError as ModelStateError
 from relprop.errors import NoPathError as NoPathError
 from relprop.errors import RegistryError as RegistryError
 from relprop.errors import RelpropError as RelpropError
+from relprop.errors import RelpropWarning as RelpropWarning
 from relprop.errors import RuleError as RuleError
 from relprop.errors import SelectorError as SelectorError
 from relprop.errors import UnknownOperationError as UnknownOperationError

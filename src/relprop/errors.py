@@ -41,3 +41,7 @@ class RegistryError(RelpropError, ValueError):
 
 class MissingExtraError(RelpropError, ImportError):
     """An optional package is not installed. The message has the line that installs it."""
+
+
+class RelpropWarning(UserWarning):
+    """Something was done as asked and is probably not what was meant."""

@@ -16,6 +16,7 @@ _WORDS = {
     "epsilon": "epsilon (stabilisers)",
     "constants": "constants and cuts",
     "excess": "rules that do not conserve",
+    "excluded": "left out by conditions",
 }
 
 
@@ -23,7 +24,7 @@ _WORDS = {
 class Audit:
     """The books of one explanation.
 
-    seed = inputs + leaves + bias + epsilon + constants + excess + unexplained
+    seed = inputs + leaves + bias + epsilon + constants + excess + excluded + unexplained
 
     seed         relevance put in at the output
     inputs       relevance at each explained input
@@ -32,7 +33,9 @@ class Audit:
     epsilon      absorbed by stabilisers, by formula
     constants    absorbed by constants: addends, pads, detached tensors
     excess       lost or gained where a rule does not conserve (an empty branch, softmax)
-    unexplained  the remainder; the only entry that is computed as one
+    excluded     left out by conditions: at the selected layers by formula; what goes around them, where
+                 `exclude_parallel` leaves that out, is the remainder of the part above them
+    unexplained  the remainder; the only other entry that is computed as one
     scale        sum of absolute relevance at the inputs and leaves, or at the output if that is more
     tolerance    the share of `scale` up to which `unexplained` is rounding
     conserving   False for gradient methods, which have no books to balance
@@ -51,6 +54,8 @@ class Audit:
     cuts: tuple[tuple[str, str], ...] = ()
     sites: tuple[tuple[str, float], ...] = field(default=())
     native: tuple[str, ...] = ()
+    excluded: float = 0.0
+    notes: tuple[str, ...] = ()
 
     @property
     def explained(self) -> float:
@@ -73,7 +78,7 @@ class Audit:
         rows = [("seed", self.seed)]
         rows += [(f"input {name}", value) for name, value in self.inputs.items()]
         rows += [(f"leaf {name}", value) for name, value in self.leaves.items()]
-        rows += [(_WORDS[e], getattr(self, e)) for e in ENTRIES]
+        rows += [(_WORDS[e], getattr(self, e)) for e in ENTRIES if e != "excluded" or self.excluded]
         return [*rows, ("unexplained", self.unexplained)]
 
     def _repr_html_(self) -> str:
@@ -96,5 +101,6 @@ class Audit:
                      f"(tolerated {self.tolerance:.0e})")  # fmt: skip
         lines += [f"cut: {path or '(model)'}.{name}" for path, name in self.cuts]
         lines += [f"native gradient by request: {name}" for name in self.native]
+        lines += [f"note: {note}" for note in self.notes]
         lines += [f"worst site: {name}  {value:+.3g}" for name, value in self.sites[:5]]
         return "\n".join(lines)

@@ -3,66 +3,133 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from relprop.errors import AuditError, InputError
+from relprop.errors import AuditError, InputError, RelpropWarning
 from relprop.explain.audit import TOLERANCE, Audit
 from relprop.explain.explanation import Explanation
 from relprop.explain.forward import Forward, Request
 from relprop.explain.inputs import check_finite, detached
 from relprop.explain.seed import Seed
 from relprop.numerics import dot, nonzero, numbers
-from relprop.record import Leaf, Ledger, Recorder
+from relprop.record import Captures, Leaf, Ledger, Recorder
 from relprop.record.tensors import tensors
+from relprop.units import Units
+
+#: Tensors with the modified gradients at them, from which a backward goes down.
+Front = list[tuple[Tensor, Tensor]]
 
 
-def propagate(forward: Forward, seed: Seed, request: Request, keep: bool = False) -> Explanation:
-    """One backward for one seed. `keep` holds the graph for another."""
-    recorder = forward.recorder
+def propagate(
+    forward: Forward, seed: Seed, request: Request, condition: Mapping[str, Units] | None = None, keep: bool = False
+) -> Explanation:
+    """One backward for one seed under one condition. `keep` holds the graph for another."""
+    recorder, captures = forward.recorder, forward.recorder.captures
     ledger = recorder.ledger = Ledger(request.by_site)
-    captured = [t for groups in recorder.captures.found.values() for group in groups for t in group]
-    grads = _gradients(recorder, seed, [leaf.tensor for leaf in recorder.leaves] + captured, keep)
-    count = len(recorder.leaves)
-    relevance = [_read(recorder, leaf.tensor, g) for leaf, g in zip(recorder.leaves, grads[:count], strict=True)]
-    layers = {id(t): _read(recorder, t, g) for t, g in zip(captured, grads[count:], strict=True)}
+    captures.open({name: units for text, units in (condition or {}).items() for name in captures.at(text)})
+    wanted = {id(leaf.tensor): leaf.tensor for leaf in recorder.leaves}
+    wanted |= {id(t): t for t in captures.tensors()}
+    grads = descend(recorder, seed, request, wanted, keep)
+    relevance = [_read(recorder, leaf.tensor, grads.get(id(leaf.tensor))) for leaf in recorder.leaves]
+    read = {i: _read(recorder, wanted[i], g) for i, g in grads.items()}
     audit = _balance(forward, seed, relevance, ledger)
+    if captures.selecting:
+        audit = replace(audit, notes=audit.notes + _unreached(captures))
     further = [leaf.ids is not None and leaf.source is None for leaf in recorder.leaves]
+    shown = [n for p in request.places for n in captures.at(p)]
     return Explanation(
-        relevance=_structured(recorder.leaves, relevance, request.wrt),
+        relevance=_structured(recorder.leaves, relevance, request.wrt, grads if request.stop else None),
         output=detached(forward.output),
         target=detached(seed.target),
         audit=audit,
         plan=forward.plan(),
-        layers=_layers(recorder.captures.found, layers),
+        layers=_layers(captures, shown, read) | (captures.weights.found if captures.weights is not None else {}),
         leaves={leaf.name: r for leaf, r, other in zip(recorder.leaves, relevance, further, strict=True) if other},
         inputs=forward.args[0] if len(forward.args) == 1 and not forward.kwargs else (forward.args, forward.kwargs),
+        activations=_layers(captures, shown, {i: t.detach() for i, t in wanted.items()}, merge=_last),
+        gradients=_layers(captures, shown, grads, merge=_last),
+        explained=_by_sample(seed),
+        reached=dict(captures.reached),
     )
 
 
-def _gradients(recorder: Recorder, seed: Seed, wanted: Sequence[Tensor], keep: bool) -> Sequence[Tensor | None]:
-    """The modified gradients at the wanted tensors.
+def descend(
+    recorder: Recorder, seed: Seed, request: Request, wanted: Mapping[int, Tensor], keep: bool
+) -> dict[int, Tensor]:
+    """The modified gradients at the wanted tensors, by identity; tensors that nothing reaches are left out.
+
+    Where relevance must pass a condition's place and may not go around it, the backward runs in stages: down to the
+    place that ran last, and on from what passed there alone.
+    """
+    front: Front = [(seed.tensor, seed.g)]
+    captures, found = recorder.captures, dict[int, Tensor]()
+    names = list(captures.found)
+    stages = [n for n in reversed(names) if n in captures.selecting] if request.exclude_parallel else []
+    before = front
+    for i, name in enumerate(stages):
+        above = [t for n in names[names.index(name) :] for t in captures.tensors(n)]
+        got = _at(above, _gradients(recorder, front, above, True))
+        passed = [(t, got[id(t)]) for t in captures.tensors(name) if id(t) in got]
+        beside = not passed and i > 0
+        if beside:  # it runs beside the places that were passed, not below them
+            again = _gradients(recorder, before, captures.tensors(name), True)
+            passed = [(t, g) for t, g in zip(captures.tensors(name), again, strict=True) if g is not None]
+        found |= got | {id(t): g for t, g in passed}
+        if not beside:
+            before = front
+        front = front + passed if beside else passed
+    if stages:
+        _write_around(recorder, front, seed)
+    tensors = list(wanted.values())
+    return found | _at(tensors, _gradients(recorder, front, tensors, keep))
+
+
+def _write_around(recorder: Recorder, front: Front, seed: Seed) -> None:
+    """What the stages above the conditions left out: relevance that went around."""
+    came = dot(_standing(recorder, seed.tensor), seed.g)
+    went = [dot(_standing(recorder, t), g) for t, g in front]
+    booked = sum(recorder.ledger.totals().values())
+    recorder.ledger.open(None)
+    recorder.ledger.add("excluded", came - sum(went) - booked)
+
+
+def _standing(recorder: Recorder, tensor: Tensor) -> Tensor:
+    values = tensor.detach()
+    return values if recorder.carry == "nowhere" else nonzero(values)
+
+
+def _at(tensors: Sequence[Tensor], grads: Sequence[Tensor | None]) -> dict[int, Tensor]:
+    return {id(t): g for t, g in zip(tensors, grads, strict=True) if g is not None}
+
+
+def _gradients(recorder: Recorder, front: Front, wanted: Sequence[Tensor], keep: bool) -> Sequence[Tensor | None]:
+    """The modified gradients at the wanted tensors, from those at the front.
 
     Where activations are checkpointed the recorder has to see what is computed again, so the engine runs under it;
     `torch.autograd.grad` would leave it, so the engine is called as that function calls it.
     """
+    if not front or not wanted:
+        return [None] * len(wanted)
     with torch.inference_mode(False):
         if not (recorder.checkpointed or recorder.reentrant):
-            return _engine(seed, wanted, keep)
+            return _engine(front, wanted, keep)
         # in this thread, where the recorder is, on every device
         with torch.autograd.set_multithreading_enabled(False), recorder.scope, recorder.replay():
             if recorder.reentrant:
-                return _reentrant(recorder, seed, wanted, keep)
-            return _engine(seed, wanted, keep)
+                return _reentrant(recorder, front, wanted, keep)
+            return _engine(front, wanted, keep)
 
 
-def _engine(seed: Seed, wanted: Sequence[Tensor], keep: bool, accumulate: bool = False) -> Sequence[Tensor | None]:
+def _engine(front: Front, wanted: Sequence[Tensor], keep: bool, accumulate: bool = False) -> Sequence[Tensor | None]:
     return torch.autograd.Variable._execution_engine.run_backward(
-        (seed.tensor,),
-        (seed.g,),
+        tuple(t for t, _ in front),
+        tuple(g for _, g in front),
         keep,
         False,
         tuple(wanted),
@@ -71,7 +138,7 @@ def _engine(seed: Seed, wanted: Sequence[Tensor], keep: bool, accumulate: bool =
     )
 
 
-def _reentrant(recorder: Recorder, seed: Seed, wanted: Sequence[Tensor], keep: bool) -> Sequence[Tensor | None]:
+def _reentrant(recorder: Recorder, front: Front, wanted: Sequence[Tensor], keep: bool) -> Sequence[Tensor | None]:
     """A checkpoint with `use_reentrant=True` wants a backward that accumulates: into our own leaves alone, because
     parameters enter every call as detached aliases."""
     if any(not t.is_leaf for t in wanted):
@@ -82,7 +149,7 @@ def _reentrant(recorder: Recorder, seed: Seed, wanted: Sequence[Tensor], keep: b
     for t in wanted:
         t.grad = None
     with recorder.boxes.hooks():  # what is computed again may change its tensors in place, as the forward may
-        _engine(seed, (), keep, accumulate=True)
+        _engine(front, (), keep, accumulate=True)
     grads = [t.grad for t in wanted]
     for t in wanted:
         t.grad = None
@@ -98,7 +165,7 @@ def _read(recorder: Recorder, tensor: Tensor, g: Tensor | None) -> Tensor:
         return g
     if values.is_complex():
         return (values.conj() * g).real
-    return (values if recorder.carry == "nowhere" else nonzero(values)) * g
+    return _standing(recorder, tensor) * g
 
 
 # -- the books ---------------------------------------------------------------------------------------------------------
@@ -107,9 +174,7 @@ def _read(recorder: Recorder, tensor: Tensor, g: Tensor | None) -> Tensor:
 def _balance(forward: Forward, seed: Seed, relevance: Sequence[Tensor], ledger: Ledger) -> Audit:
     """The books of one backward; the device is waited for once."""
     recorder, count = forward.recorder, len(relevance)
-    at_output = seed.tensor.detach()
-    if recorder.carry != "nowhere":
-        at_output = nonzero(at_output)
+    at_output = _standing(recorder, seed.tensor)
     sums = [dot(at_output, seed.g), dot(at_output.abs(), seed.g.abs())]
     sums += [r.sum(dtype=None if r.is_complex() else torch.float64) for r in relevance]
     sums += [r.abs().sum() for r in relevance]
@@ -121,11 +186,12 @@ def _balance(forward: Forward, seed: Seed, relevance: Sequence[Tensor], ledger: 
         name = leaf.source if leaf.source is not None else leaf.name
         book[name] = book.get(name, 0.0) + total
     dtypes = {seed.tensor.dtype, *recorder.dtypes}
+    booked: Any = ledger.totals()
     return Audit(
         seed=found[0],
         inputs=inputs,
         leaves=leaves,
-        **ledger.totals(),
+        **booked,
         scale=max(found[1], sum(found[2 + count :])),
         tolerance=max(TOLERANCE.get(d, 0.0) for d in dtypes) or TOLERANCE[torch.float32],
         conserving=recorder.composite.reading == "relevance",
@@ -158,11 +224,14 @@ def refuse_not_finite(result: Explanation, forward: Forward) -> None:
 # -- what is returned --------------------------------------------------------------------------------------------------
 
 
-def _structured(leaves: Iterable[Leaf], relevance: Sequence[Tensor], wrt: Any) -> Any:
-    """Relevance in the structure of what is explained: a tensor, a tuple (positional inputs) or a dict."""
+def _structured(leaves: Iterable[Leaf], relevance: Sequence[Tensor], wrt: Any, reached: Any = None) -> Any:
+    """Relevance in the structure of what is explained: a tensor, a tuple (positional inputs) or a dict.
+
+    reached  where the propagation stops inside the model: the gradients by identity, of which others are left out
+    """
     by_name: dict[str, Tensor] = {}
     for leaf, r in zip(leaves, relevance, strict=True):
-        if leaf.ids is None or leaf.source is not None:
+        if (leaf.ids is None or leaf.source is not None) and (reached is None or id(leaf.tensor) in reached):
             by_name.setdefault(leaf.source if leaf.source is not None else leaf.name, r)
     if wrt is not None:
         wanted = [str(w) for w in ([wrt] if isinstance(wrt, (str, int)) else wrt)]
@@ -177,17 +246,51 @@ def _structured(leaves: Iterable[Leaf], relevance: Sequence[Tensor], wrt: Any) -
     return by_name
 
 
-def _layers(captures: Mapping[str, list[list[Tensor]]], read: Mapping[int, Tensor]) -> dict[str, Any]:
-    """One tensor a module, a list where it ran several times. A map merged with its batch norm reads both parts."""
+def _layers(
+    captures: Captures, names: Iterable[str], read: Mapping[int, Tensor], merge: Callable[[Any], Any] = sum
+) -> dict[str, Any]:
+    """One tensor a place, a list where it was passed several times, tuples where several tensors passed at once.
+
+    merge  makes one of a map's own tensor and that of a batch norm that joined it
+    """
     found: dict[str, Any] = {}
-    for path, groups in captures.items():
+    for name in names:
         runs = []
-        for group in groups:
-            parts = [read[id(t)] for t in group]
-            if not parts:
-                continue
-            same = all(p.shape == parts[0].shape for p in parts)
-            runs.append(torch.stack(parts).sum(0) if same and len(parts) > 1 else parts[0] if same else tuple(parts))
+        for run in captures.found[name]:
+            parts = [[read[id(t)] for t in part if id(t) in read] for part in run]
+            merged = [merge(p) for p in parts if p]
+            if merged:
+                runs.append(merged[0] if len(merged) == 1 else tuple(merged))
         if runs:
-            found[path] = runs[0] if len(runs) == 1 else runs
+            found[name] = runs[0] if len(runs) == 1 else runs
     return found
+
+
+def _last(parts: Sequence[Tensor]) -> Tensor:
+    return parts[-1]
+
+
+def _by_sample(seed: Seed) -> Tensor:
+    """The relevance at the output, summed over all dimensions but the first."""
+    relevance = seed.tensor.detach() * seed.g
+    relevance = relevance.real if relevance.is_complex() else relevance
+    return relevance.flatten(1).sum(1) if relevance.ndim > 1 else relevance
+
+
+def _unreached(captures: Captures) -> tuple[str, ...]:
+    """What is said of conditions that no relevance passes."""
+    notes = []
+    for name, units in captures.selecting.items():
+        reached = captures.reached.get(name)
+        if reached is not None and bool(reached.all()):
+            continue
+        if reached is None:
+            note = f"no relevance comes to {name}: it does not lie between the input and what is explained"
+        else:
+            note = f"no relevance passes {name} under {units}: values or modified gradients are zero there"
+        if reached is None or not bool(reached.any()):
+            warnings.warn(note, RelpropWarning, stacklevel=2)
+        else:
+            note += f" in {int((~reached).sum())} of {len(reached)} samples"
+        notes.append(note)
+    return tuple(notes)

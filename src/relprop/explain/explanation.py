@@ -21,7 +21,11 @@ class Explanation:
     output     the model's output, detached
     target     what was explained
     audit      where the relevance went
-    layers     relevance at the outputs of the modules asked for, by path; a list where a module ran several times
+    layers     relevance at the places asked for, by name; a list where one was passed several times
+    activations, gradients
+               the values there, and the modified gradients: relevance is their product
+    explained  relevance at the output, one sum a sample: with seed="value" the explained values
+    reached    for every condition's place, which samples' relevance passed it
     leaves     relevance at further leaves, such as position embeddings
     plan       which rule each site got, and why
     """
@@ -34,6 +38,10 @@ class Explanation:
     layers: dict[str, Any] = field(default_factory=dict)
     leaves: dict[str, Tensor] = field(default_factory=dict)
     inputs: Any = None
+    activations: dict[str, Any] = field(default_factory=dict)
+    gradients: dict[str, Any] = field(default_factory=dict)
+    explained: Tensor | None = None
+    reached: dict[str, Tensor] = field(default_factory=dict)
 
     def per_token(self) -> Any:
         """Relevance of tokens: summed over the embedding's width."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -16,10 +15,11 @@ from relprop.errors import InputError, ModelStateError, NoPathError, SelectorErr
 from relprop.explain.inputs import check_finite, names, rebuild
 from relprop.explain.seed import Seed, explicit, make_seed
 from relprop.plan import Plan
-from relprop.record import Recorder
+from relprop.record import Captures, Recorder, Weights, nearest, place
 from relprop.record.coverage import Unknown, walk
 from relprop.record.scope import SCRIPTED
 from relprop.selectors import Name
+from relprop.units import Units
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,11 @@ class Request:
 
     targets   what to explain, in the order of the explanations
     seed      the relevance at the output; None: nothing is explained, the forward is planned
-    layers    patterns of the modules whose relevance is wanted
+    layers    places whose relevance is wanted
+    conditions  for every explanation of a target, the units that relevance has to pass, by place; {} is none
+    exclude_parallel  whether relevance that goes around a condition's place is left out
+    start     the place whose tensor is explained instead of the output
+    stop      the places at which the propagation ends
     wrt       which inputs to return
     lenient   take the native gradient of operations without a rule
     by_site   keep the books of every site
@@ -37,6 +41,10 @@ class Request:
     targets: tuple[Any, ...] = ()
     seed: Any = None
     layers: tuple[str, ...] = ()
+    conditions: tuple[Mapping[str, Units], ...] = ({},)
+    exclude_parallel: bool = True
+    start: str | None = None
+    stop: tuple[str, ...] = ()
     wrt: Any = None
     lenient: bool = False
     by_site: bool = False
@@ -44,6 +52,26 @@ class Request:
     @property
     def explicit(self) -> bool:
         return any(explicit(t, self.seed) for t in self.targets)
+
+    @property
+    def selected(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for condition in self.conditions for name in condition))
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where relevance is shown."""
+        return tuple(dict.fromkeys((*self.layers, *self.selected, *self.stop)))
+
+    def captures(self, model: nn.Module) -> Captures:
+        """What the forward has to keep. Raises for places that the model does not have."""
+        wanted = [place(model, text, "layers") for text in self.layers]
+        weights = [p for p in wanted if p.kind == "parameter"]
+        selected = [place(model, text, "conditions", parameters=False) for text in self.selected]
+        begins = [place(model, text, "start_at", parameters=False) for text in (self.start,) if text is not None]
+        ends = [place(model, text, "stop_at", parameters=False) for text in self.stop]
+        inside = [p for p in wanted if p.kind != "parameter"]
+        observed = Weights(model, weights) if weights else None
+        return Captures([*inside, *selected, *begins], selected, ends, observed)
 
 
 @dataclass
@@ -92,24 +120,28 @@ def record(
 ) -> Forward:
     """Run the model once and prepare every target. Raises for what cannot be explained."""
     carry = "everywhere" if request.explicit else None
-    recorder = Recorder(
-        model, composite, carry=carry, layers=request.layers, totals=totals, store=store, many=len(request.targets) > 1
-    )
+    many = len(request.targets) * len(request.conditions) > 1
+    captures = request.captures(model)
+    recorder = Recorder(model, composite, carry=carry, captures=captures, totals=totals, store=store, many=many)
 
     def chosen(output: Any) -> list[Any]:
+        if request.start is not None:
+            output = start(recorder, request.start)
         return [t(output) if callable(t) and not isinstance(t, Tensor) else None for t in request.targets]
 
     output, selected = run(model, recorder, args, kwargs, chosen)
     forward = Forward(recorder, args, kwargs, output, notes=notes)
     if request.seed is not None:
         with torch.inference_mode(False):
+            explained = output if request.start is None else start(recorder, request.start)
             forward.seeds = tuple(
-                make_seed(output, target, request.seed, lambda t: _head(recorder, t), value)
+                make_seed(explained, target, request.seed, lambda t: _head(recorder, t), value)
                 for target, value in zip(request.targets, selected, strict=True)
             )
         _judge(model, forward, request.lenient)
         forward.notes += tuple(dict.fromkeys(s.note for s in forward.seeds if s.note))
     check_rows(recorder)
+    check_captures(recorder)
     return forward
 
 
@@ -211,10 +243,24 @@ def check_model(model: Any) -> nn.Module:
     return model
 
 
-def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
-    paths = [name for name, _ in model.named_modules(remove_duplicate=False)]
-    for pattern in layers:
-        if not any(fnmatchcase(p, pattern) for p in paths):
-            near = difflib.get_close_matches(pattern, paths, 3)
-            hint = f"; nearest names: {', '.join(near)}" if near else ""
-            raise InputError(f"layers: no module is named {pattern!r}{hint}")
+def start(recorder: Recorder, text: str) -> Tensor:
+    """The one tensor at a place."""
+    found = [part for name in recorder.captures.at(text) for run in recorder.captures.found[name] for part in run]
+    if len(found) != 1:
+        raise InputError(f"start_at {text!r} must name one tensor of the forward, and names {len(found)}")
+    return found[0][0]
+
+
+def check_captures(recorder: Recorder) -> None:
+    """Raise for a place that no value passed."""
+    captures = recorder.captures
+    for p in captures.places:
+        if not captures.names(p):
+            labels = [s.label for s, _ in recorder.sites]
+            if p.kind == "site":
+                raise InputError(
+                    f"no operation of this forward has the label {p.text!r} (see LRP.plan){nearest(p.text, labels)}"
+                )
+            raise InputError(f"nothing that depends on the input passed {p.text!r} in this forward")
+    if captures.weights is not None:
+        captures.weights.check()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
@@ -15,11 +15,12 @@ from relprop.explain.backward import finite, propagate, refuse_not_finite
 from relprop.explain.check import Coverage, coverage
 from relprop.explain.choose import choose
 from relprop.explain.explanation import Explanation
-from relprop.explain.forward import Request, check_layers, check_model, record, run
+from relprop.explain.forward import Request, check_model, record, run
 from relprop.plan import Plan
 from relprop.record import Recorder
 from relprop.record.tensors import tensors
 from relprop.selectors import Positions
+from relprop.units import Units, as_units
 
 
 class LRP:
@@ -38,6 +39,11 @@ class LRP:
         self._chosen: tuple[Composite, str] | None = None
         self._totals: dict[Any, Any] = {}
         self._store: dict[Any, Any] | None = None
+
+    @property
+    def composite(self) -> Composite | None:
+        """The rules: those that were given, or those chosen at the first call. None before it."""
+        return self._composite if self._composite is not None or self._chosen is None else self._chosen[0]
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """Which rule each executed site gets, and why. Runs the forward once and propagates nothing."""
@@ -58,6 +64,10 @@ class LRP:
         targets: Sequence[Any] | None = None,
         seed: Literal["value", "one"] | Tensor = "value",
         layers: Sequence[str] | str = (),
+        conditions: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        exclude_parallel: bool = True,
+        start_at: str | None = None,
+        stop_at: Sequence[str] | str = (),
         wrt: Sequence[str | int] | str | int | None = None,
         unknown: Literal["error", "gradient"] = "error",
         audit: Literal["total", "sites"] = "total",
@@ -74,7 +84,15 @@ class LRP:
         targets       several of these: one forward, and one backward and one explanation each
         seed          "value": relevance at the output is the explained value, so relevance sums to it up to the
                       audit's entries. "one": it is one. A tensor: one relevance for each explained value
-        layers        paths of modules (patterns allowed) whose output relevance is wanted too
+        layers        places inside the model whose relevance is wanted too, patterns allowed: a module's path for its
+                      output, "path:in" for its input, a parameter's name for the relevance of a map's weights, an
+                      operation's label from the plan for its result
+        conditions    units that relevance has to pass, by place: {"layer4": 12} is what channel 12 of layer4 has to do
+                      with the output; see `relprop.concepts` for other units. A list of such conditions: one forward,
+                      and one backward and one explanation each (under every target)
+        exclude_parallel  with conditions: relevance that goes around a condition's place is left out
+        start_at      a place whose tensor is explained instead of the model's output; `target` then means it
+        stop_at       places at which the propagation ends: they are explained in the inputs' stead
         wrt           names or positions of the inputs to return, if not all; changes no value
         unknown       "error": an operation without a rule is an error. "gradient": its own gradient is taken, and
                       the audit says so
@@ -92,19 +110,21 @@ class LRP:
             raise InputError("give target= or targets=, not both")
         if targets is not None and not len(targets):
             raise InputError("targets is empty: give at least one target")
-        layers = (layers,) if isinstance(layers, str) else tuple(layers)
-        if layers:
-            check_layers(self.model, layers)
+        several = targets is not None or (conditions is not None and not isinstance(conditions, Mapping))
         request = Request(
             targets=(target,) if targets is None else tuple(targets),
             seed=seed,
-            layers=layers,
+            layers=_texts(layers),
+            conditions=_conditions(conditions),
+            exclude_parallel=exclude_parallel,
+            start=start_at,
+            stop=_texts(stop_at),
             wrt=wrt,
             lenient=unknown == "gradient",
             by_site=audit == "sites",
         )
         found = list(self.explain_each(request, args, kwargs))
-        return found[0] if targets is None else found
+        return found if several else found[0]
 
     def explain_each(self, request: Request, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Explanation]:
         """The explanations of a request's targets, one after the other as they are made.
@@ -115,13 +135,14 @@ class LRP:
         composite, notes = self._pick(args, kwargs)
         totals = self._count(composite, args, kwargs)
         forward = record(self.model, composite, args, kwargs, request, totals, notes, self._store)
-        for i, seed in enumerate(forward.seeds):
-            result = propagate(forward, seed, request, keep=i + 1 < len(forward.seeds))
+        pairs = [(i, condition) for i in range(len(forward.seeds)) for condition in request.conditions]
+        for k, (i, condition) in enumerate(pairs):
+            result = propagate(forward, forward.seeds[i], request, condition, keep=k + 1 < len(pairs))
             sound = finite(result) and (result.audit.balanced or request.lenient)
             if not sound and not request.by_site:  # once more, to name the site
                 again = replace(request, by_site=True)
                 forward = record(self.model, composite, args, kwargs, again, totals, notes)
-                result = propagate(forward, forward.seeds[i], again)
+                result = propagate(forward, forward.seeds[i], again, condition)
             if not finite(result):
                 refuse_not_finite(result, forward)
             if not sound:
@@ -168,3 +189,17 @@ class LRP:
             run(self.model, recorder, args, kwargs)
             self._totals[key] = dict(recorder.positions.counts)
         return self._totals[key]
+
+
+def _texts(given: Sequence[str] | str) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _conditions(given: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> tuple[dict[str, Units], ...]:
+    """Conditions as mappings from places to units."""
+    if given is None:
+        return ({},)
+    each = [given] if isinstance(given, Mapping) else list(given)
+    if not each or not all(isinstance(c, Mapping) for c in each):
+        raise InputError(f"conditions must be a mapping from places to units, or a list of them, got {given!r}")
+    return tuple({name: as_units(units) for name, units in c.items()} for c in each)

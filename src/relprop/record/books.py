@@ -12,7 +12,7 @@ from relprop.numerics import nonzero, numbers
 from relprop.site import Site
 
 #: The entries, in the order in which they are shown.
-ENTRIES = ("bias", "epsilon", "constants", "excess")
+ENTRIES = ("bias", "epsilon", "constants", "excess", "excluded")
 
 
 class Ledger:

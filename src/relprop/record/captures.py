@@ -1,57 +1,159 @@
-"""Outputs of modules whose relevance is asked for."""
+"""Tensors inside the model whose relevance is asked for, selected, started from or stopped at."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from fnmatch import fnmatchcase
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from relprop.numerics import dot, nonzero
+from relprop.record.books import Ledger
 from relprop.record.facts import Facts
+from relprop.record.leaves import Leaves
 from relprop.record.marks import mark_written
+from relprop.record.places import INPUT, Place
+from relprop.record.weakly import weakly
+from relprop.record.weights import Weights
+
+#: One time that a place was passed: its tensors, each with what carries relevance for it beside itself (the result of a
+#: batch norm that joined a map).
+Run = list[list[Tensor]]
+
+
+class Selection(Protocol):
+    """Which part of the relevance at a tensor goes on."""
+
+    def restrict(self, values: Tensor, g: Tensor, where: str) -> Tensor: ...
+
+
+class _At(NamedTuple):
+    """Where a value was met: the names under which it is found, and the kind of place."""
+
+    names: tuple[str, ...]
+    kind: str
+
+    def among(self, places: Iterable[Place]) -> bool:
+        return any(p.fits(self.kind, n.removesuffix(INPUT)) for p in places for n in self.names)
 
 
 class Captures:
     """Tensors kept of one forward.
 
-    patterns  which module paths
-    found     by path, one group of tensors for every time the module ran
+    wanted     places whose relevance is asked for
+    selected   places at which a selection may stand
+    ends       places at which the propagation stops: leaves
+    weights    the weights whose relevance is asked for, if any
+    found      by name, one `Run` for every time the place was passed, in the order of execution
+    selecting  the selections of the backward that runs, by name
+    reached    by the names of selections, which samples' relevance passed them in this backward
     """
 
-    def __init__(self, patterns: Sequence[str], facts: Facts) -> None:
-        self.patterns = tuple(patterns)
-        self.found: dict[str, list[list[Tensor]]] = {}
-        self._facts = facts
+    def __init__(
+        self,
+        wanted: Sequence[Place] = (),
+        selected: Sequence[Place] = (),
+        ends: Sequence[Place] = (),
+        weights: Weights | None = None,
+    ) -> None:
+        self.places = {*wanted, *selected, *ends}
+        self._selected, self._ends = tuple(selected), tuple(ends)
+        self.kinds = {p.kind for p in self.places}
+        self.weights = weights
+        self.found: dict[str, list[Run]] = {}
+        self.selecting: dict[str, Selection] = {}
+        self.reached: dict[str, Tensor] = {}
 
-    def tap(self, paths: tuple[str, ...], output: Any, replaying: bool) -> Any:
-        """What a module hands on; its output is kept where it was asked for."""
-        wanted = [p for p in paths if any(fnmatchcase(p, pattern) for pattern in self.patterns)]
-        if not wanted:
+    def __bool__(self) -> bool:
+        return bool(self.places)
+
+    def attach(self, facts: Facts, leaves: Leaves, books: Callable[[], Ledger], carry: bool) -> None:
+        """What the recorder of this forward knows."""
+        self._facts, self._leaves, self._books, self._carry = facts, leaves, books, carry
+
+    def names(self, place: Place) -> list[str]:
+        """The names of what was captured at a place, in the order of execution."""
+        return [name for name in self.found if place.fits(place.kind, name.removesuffix(INPUT))
+                and name.endswith(INPUT) == (place.kind == "input")]  # fmt: skip
+
+    def at(self, text: str) -> list[str]:
+        """The names of what was captured at the place that was written so."""
+        return [name for p in self.places if p.text == text for name in self.names(p)]
+
+    def tensors(self, name: str | None = None) -> list[Tensor]:
+        """What was captured, under one name or all."""
+        runs = self.found[name] if name is not None else [run for runs in self.found.values() for run in runs]
+        return list({id(t): t for run in runs for part in run for t in part}.values())
+
+    # -- in the forward ------------------------------------------------------------------------------------------
+
+    def tap(self, kind: str, names: Sequence[str], value: Any, replaying: bool = False) -> Any:
+        """A value that passes a place: what goes on instead of it, or None where nobody asked for it."""
+        names = [n for n in names if any(p.fits(kind, n) for p in self.places)]
+        if not names:
             return None
-        group: list[Tensor] = []
-        for path in wanted if not replaying else ():
-            self.found.setdefault(path, []).append(group)
-        if isinstance(output, Tensor):
-            if not output.requires_grad:
-                return None
-            fact = self._facts.get(output)
-            if fact is not None and fact.producer is not None:
-                fact.producer.capture = group
-            return self.keep(group, output)
-        if isinstance(output, tuple) and type(output) is tuple:
-            return tuple(self.keep(group, o) if isinstance(o, Tensor) and o.requires_grad else o for o in output)
+        at = _At(tuple(n + INPUT if kind == "input" else n for n in names), kind)
+        run: Run = []
+        for name in at.names if not replaying else ():
+            self.found.setdefault(name, []).append(run)
+        if isinstance(value, Tensor):
+            return self._part(at, run, value)
+        if type(value) is tuple:
+            parts = [self._part(at, run, v) if isinstance(v, Tensor) else None for v in value]
+            return tuple(v if part is None else part for v, part in zip(value, parts, strict=True))
         return None
 
-    def keep(self, group: list[Tensor], output: Tensor) -> Tensor:
+    def _part(self, at: _At, run: Run, value: Tensor) -> Tensor | None:
+        if not value.requires_grad:
+            return None
+        part: list[Tensor] = []
+        run.append(part)
+        fact = self._facts.get(value)
+        if at.kind != "input" and fact is not None and fact.producer is not None:
+            fact.producer.capture = partial(weakly(self.keep), at, part)  # a batch norm may join the map
+        return self.keep(at, part, value)
+
+    def keep(self, at: _At, part: list[Tensor], value: Tensor) -> Tensor:
         """Keep the tensor as it is now; the model goes on with an equal one, which it may change."""
+        self._facts.read(value)
         with torch._C.DisableTorchFunction():
-            onward = output.clone()
+            kept = value.clone() if at.kind == "input" else value  # others may read the same tensor
+            mark_written(kept)
+            if at.among(self._ends):
+                kept = kept.detach().requires_grad_()
+                self._leaves.end(at.names[0], kept)
+            onward = kept.clone()
+            if at.among(self._selected):
+                onward.register_hook(partial(weakly(self.change), at.names, kept.detach()))
         mark_written(onward)
-        self._facts.move(output, onward)
+        self._facts.move(value, onward)
         fact = self._facts.get(onward)
         if fact is not None:
             fact.step = None  # the tensor that was captured has to stay as it is
-        group.append(output)
+        part.append(kept)
         return onward
+
+    # -- in the backward -----------------------------------------------------------------------------------------
+
+    def open(self, selecting: dict[str, Selection]) -> None:
+        """Begin a backward with these selections, by name."""
+        self.selecting, self.reached = selecting, {}
+        if self.weights is not None:
+            self.weights.open()
+
+    def change(self, names: tuple[str, ...], values: Tensor, g: Tensor) -> Tensor | None:
+        """The modified gradient that goes on below a selection; what it leaves out is written down."""
+        name = next((n for n in names if n in self.selecting), None)
+        if name is None:
+            return None
+        kept = self.selecting[name].restrict(values, g, name)
+        standing = nonzero(values) if self._carry else values
+        books = self._books()
+        books.open(None)
+        books.add("excluded", dot(standing, g - kept))
+        reached = (standing * kept != 0).flatten(1).any(1) if values.ndim > 1 else (standing * kept != 0).any()
+        before = self.reached.get(name)
+        self.reached[name] = reached if before is None else before | reached
+        return kept

@@ -91,6 +91,8 @@ def _runs_natively(rec: Recorder, parsed: Op | Native | Expansion, call: SeenCal
     if isinstance(parsed, Native):
         return parsed.run is None
     if isinstance(parsed, (Elementwise, Sum)):
+        if "site" in rec.captures.kinds:
+            return False  # its result may have to be handed on as another tensor
         if isinstance(parsed, Elementwise) and not parsed.degree_one:
             return False
         site = rec.site(parsed.kind, getattr(parsed, "name", "add"), parsed.family, count=False)

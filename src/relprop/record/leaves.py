@@ -19,12 +19,13 @@ from relprop.record.tensors import tensors
 
 @dataclass
 class Leaf:
-    """A tensor at which relevance is read: an input, or the output of an embedding."""
+    """A tensor at which relevance is read: an input, the output of an embedding, or where the propagation ends."""
 
     name: str
     tensor: Tensor
     source: str | None = None
     ids: Tensor | None = None
+    end: bool = False
 
 
 class Leaves:
@@ -59,6 +60,10 @@ class Leaves:
         leaf.requires_grad_()
         self._found.append(Leaf(name, leaf))
         return leaf.clone()
+
+    def end(self, name: str, tensor: Tensor) -> None:
+        """Make a tensor inside the model a leaf: what lies below it is not propagated to."""
+        self._found.append(Leaf(name, tensor, end=True))
 
     def follow(self, func: Any, args: Any, kwargs: dict[str, Any], again: bool, reentrant: bool) -> Any:
         """A call that depends on nothing yet: token ids are followed to the embedding that makes a leaf of them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,7 @@ from relprop.record.saved import Boxes
 from relprop.record.scope import ModuleScope
 from relprop.record.step import Step, Visit
 from relprop.record.tensors import tensors
+from relprop.record.weakly import weakly
 from relprop.rules import Identity, Signed
 from relprop.rules.base import as_is
 from relprop.selectors import Kind, Positions
@@ -45,11 +46,11 @@ class Producer:
 
     __slots__ = ("_operand", "_version", "capture", "decision", "op", "site")
 
-    def __init__(self, op: Op, site: Site, decision: Decision, operand: Tensor) -> None:
+    def __init__(self, op: LinearMap, site: Site, decision: Decision, operand: Tensor) -> None:
         self.op, self.site, self.decision = op, site, decision
         self._operand: Any = operand
         self._version = operand._version
-        self.capture: list[Tensor] | None = None
+        self.capture: Callable[[Tensor], Tensor] | None = None
 
     def operand(self) -> Tensor | None:
         tensor = self._operand() if isinstance(self._operand, weakref.ref) else self._operand
@@ -71,23 +72,11 @@ class _Output(Identity):
 _OUTPUT_ALONE = _Output()
 
 
-def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The bound method without a hold on its object, which outlives whoever calls."""
-    reference = weakref.WeakMethod(method)
-
-    def call(*args: Any) -> Any:
-        target = reference()
-        assert target is not None, "the recorder lives as long as its forward and backward"
-        return target(*args)
-
-    return call
-
-
 class Recorder(TorchFunctionMode):
     """One forward of one model under one composite.
 
     carry     where relevance may stand on zeros: "nowhere", "entry" (below entries), "everywhere"
-    layers    patterns of module paths whose outputs are captured
+    captures  the tensors inside the model that are kept, selected from or stopped at
     many      several backwards are to come: denominators are kept for the next
     store     modified weights that outlive the call, by site, while the user holds the weights frozen
     """
@@ -98,7 +87,7 @@ class Recorder(TorchFunctionMode):
         composite: Composite,
         *,
         carry: str | None = None,
-        layers: Sequence[str] = (),
+        captures: Captures | None = None,
         totals: Any = None,
         store: dict[Any, dict[str, Tensor]] | None = None,
         many: bool = False,
@@ -112,11 +101,12 @@ class Recorder(TorchFunctionMode):
             isinstance(s, Kind) and "residual" in s.kinds for selector in composite.selectors for s in selector.walk()
         )
         # the graph and the scope must not keep the recorder: through autograd's nodes no cycle is ever collected
-        self.books: Callable[[], Ledger] = _weakly(self._open_ledger)
+        self.books: Callable[[], Ledger] = weakly(self._open_ledger)
         self.facts = Facts()
-        self.captures = Captures(layers, self.facts)
-        self.scope = ModuleScope(model, _weakly(self._tap) if layers else None, _weakly(self._whole))
+        self.captures = Captures() if captures is None else captures
+        self.scope = ModuleScope(model, weakly(self._tap) if self.captures else None, weakly(self._whole))
         self.leaves = Leaves(self.facts, self.scope)
+        self.captures.attach(self.facts, self.leaves, self.books, self.carry != "nowhere")
         self.boxes = Boxes()
         self.ledger = Ledger()
         self.sites: list[tuple[Site, Decision]] = []
@@ -330,6 +320,8 @@ class Recorder(TorchFunctionMode):
         else:
             site, decision, seen = self.decide(op, call.name, seen)
         rule = decision.rule
+        if self.captures.weights and isinstance(op, LinearMap):
+            rule = self.captures.weights.watch(op, rule, merged.op if merged is not None else op)
         op.bind(rule)
         if self.store is not None and isinstance(op, LinearMap):
             op.store = self.store.setdefault((site.paths, site.name, site.call, merged is not None), {})
@@ -341,7 +333,7 @@ class Recorder(TorchFunctionMode):
         if isinstance(op, Attention):
             result = self._attend(op, rule, site, operands, call)
             self._note(result, op.fact, seen)
-            return result
+            return self._tap_site(site, result)
         before = rule.native(op) if op.family != "fixed" else None
         if before is as_is and call.name == "relu" and (step := self.only_reader(operands[0])) is not None:
             return self._rectify(step, op, site, operands[0], run, seen)
@@ -366,7 +358,9 @@ class Recorder(TorchFunctionMode):
         self._note(result, op.fact, seen)
         op.fact = None  # it lives as long as the result, not as long as the graph
         if merged is not None and merged.capture is not None:
-            result = self.captures.keep(merged.capture, result)
+            result = merged.capture(result)
+        elif op.family != "fixed" and merged is None:
+            result = self._tap_site(site, result)
         if call.name in _HEADS and isinstance(result, Tensor) and len(operands) == 1:
             self.head = (weakref.ref(result), operands[0])
         return result
@@ -413,9 +407,10 @@ class Recorder(TorchFunctionMode):
     def only_reader(self, tensor: Tensor) -> Visit | None:
         """The linear map's step that made the tensor, if the running call is the first to read it.
 
-        Nobody's, where what is kept is not kept by us (activation checkpointing): it could not be exchanged.
+        Nobody's, where what is kept is not kept by us (activation checkpointing): it could not be exchanged; nor where
+        the results of operations are captured.
         """
-        if self.boxes.elsewhere():
+        if self.boxes.elsewhere() or "site" in self.captures.kinds:
             return None
         fact = self.facts.get(tensor)
         step = fact.step if fact is not None else None
@@ -503,8 +498,14 @@ class Recorder(TorchFunctionMode):
                     self.facts.put(out, fact)
                 self.facts.mark_seen(out, seen)
 
-    def _tap(self, paths: tuple[str, ...], output: Any) -> Any:
-        return self.captures.tap(paths, output, self.replaying)
+    def _tap(self, kind: str, paths: tuple[str, ...], value: Any) -> Any:
+        return self.captures.tap(kind, paths, value, self.replaying)
+
+    def _tap_site(self, site: Site, result: Any) -> Any:
+        if "site" not in self.captures.kinds:
+            return result
+        tapped = self._tap("site", (site.label,), result)
+        return result if tapped is None else tapped
 
 
 def _ordered(g: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from relprop.errors import ModelStateError
 from relprop.record.nodes import NODES
 
-Tap = Callable[[tuple[str, ...], Any], Any]
+Tap = Callable[[str, tuple[str, ...], Any], Any]
 Whole = Callable[[nn.Module, str, tuple[Any, ...], Any], Any]
 
 #: What the nodes of a scripted submodule are said to come from.
@@ -24,7 +25,7 @@ SCRIPTED = "a scripted module"
 class ModuleScope:
     """A context in which `paths` names the running module.
 
-    tap    called with a module's paths and its output when it returns; what it returns is handed on instead
+    tap    called with "input" or "output", a module's paths and what goes in or out; what it returns is handed on
     whole  called with a module that is registered as one operation, how it counts, its arguments and its output
     inside  the module of that sort that is running, if any: nothing in it is looked at
     """
@@ -55,14 +56,16 @@ class ModuleScope:
             return None
         _refuse_tracking(module, self._names)
         self._stack.append(module)
+        if self._tap is not None and self.inside is None and module in self._names:
+            args = self._tap_given(module, args)
         if self._whole is None or self.inside is not None:
-            return None
+            return args
         treat = NODES.module(module)
         if treat is None:
-            return None
+            return args
         self.inside = (module, treat, args)
         if treat == "gradient":
-            return None
+            return args
         return tuple(a.detach().clone() if isinstance(a, Tensor) and a.requires_grad else a for a in args)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -85,9 +88,20 @@ class ModuleScope:
             if self._stack.pop() is module:
                 break
         if self._tap is not None and output is not None and module in self._names:
-            tapped = self._tap(tuple(self._names[module]), output)
+            tapped = self._tap("output", tuple(self._names[module]), output)
             return handed_on if tapped is None else tapped
         return handed_on
+
+    def _tap_given(self, module: nn.Module, args: Any) -> Any:
+        """What a module is given, by position and by keyword."""
+        assert self._tap is not None
+        names = tuple(self._names[module])
+        keywords = _keywords(module)
+        tapped = self._tap("input", names, (*args, *keywords.values()))
+        if tapped is None:
+            return args
+        keywords.update(zip(keywords, tapped[len(args) :], strict=True))
+        return tapped[: len(args)]
 
     @property
     def module(self) -> nn.Module | None:
@@ -101,6 +115,19 @@ class ModuleScope:
             if names is not None:
                 return tuple(names)
         return ("",)
+
+
+def _keywords(module: nn.Module) -> dict[str, Any]:
+    """The keyword arguments of a module that is being called. A global hook is given the positional ones alone, and a
+    hook on the module would change the model, so they are taken from the call itself."""
+    frame: Any = sys._getframe(1)
+    for _ in range(8):
+        frame = frame.f_back
+        if frame is None:
+            break
+        if frame.f_code.co_name == "_call_impl" and frame.f_locals.get("self") is module:
+            return frame.f_locals["kwargs"]
+    return {}
 
 
 def _refuse_tracking(module: nn.Module, names: dict[nn.Module, list[str]]) -> None:

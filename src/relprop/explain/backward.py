@@ -54,8 +54,8 @@ def propagate(
         inputs=forward.args[0] if len(forward.args) == 1 and not forward.kwargs else (forward.args, forward.kwargs),
         activations=_layers(captures, shown, {i: t.detach() for i, t in wanted.items()}, merge=_last),
         gradients=_layers(captures, shown, grads, merge=_last),
-        explained=_by_sample(seed),
         reached=dict(captures.reached),
+        at_output=(seed.tensor.detach(), seed.g),
     )
 
 
@@ -268,13 +268,6 @@ def _layers(
 
 def _last(parts: Sequence[Tensor]) -> Tensor:
     return parts[-1]
-
-
-def _by_sample(seed: Seed) -> Tensor:
-    """The relevance at the output, summed over all dimensions but the first."""
-    relevance = seed.tensor.detach() * seed.g
-    relevance = relevance.real if relevance.is_complex() else relevance
-    return relevance.flatten(1).sum(1) if relevance.ndim > 1 else relevance
 
 
 def _unreached(captures: Captures) -> tuple[str, ...]:

@@ -24,8 +24,8 @@ class Explanation:
     layers     relevance at the places asked for, by name; a list where one was passed several times
     activations, gradients
                the values there, and the modified gradients: relevance is their product
-    explained  relevance at the output, one sum a sample: with seed="value" the explained values
     reached    for every condition's place, which samples' relevance passed it
+    at_output  the explained tensor and the modified gradient there
     leaves     relevance at further leaves, such as position embeddings
     plan       which rule each site got, and why
     """
@@ -40,8 +40,17 @@ class Explanation:
     inputs: Any = None
     activations: dict[str, Any] = field(default_factory=dict)
     gradients: dict[str, Any] = field(default_factory=dict)
-    explained: Tensor | None = None
     reached: dict[str, Tensor] = field(default_factory=dict)
+    at_output: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+
+    @property
+    def explained(self) -> Tensor:
+        """Relevance at the output, one sum a sample: with seed="value" the explained values."""
+        assert self.at_output is not None
+        values, g = self.at_output
+        relevance = values * g
+        relevance = relevance.real if relevance.is_complex() else relevance
+        return relevance.flatten(1).sum(1) if relevance.ndim > 1 else relevance
 
     def per_token(self) -> Any:
         """Relevance of tokens: summed over the embedding's width."""

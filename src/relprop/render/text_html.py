@@ -1,8 +1,7 @@
-"""Words with relevance as HTML: a page that needs nothing from outside, and fragments for a notebook.
+"""Words with relevance as HTML: fragments for a notebook, and what a page shows of a text.
 
-Every text is escaped where it enters, signs that steer the display are shown, and the page forbids itself scripts and
-whatever lies outside (Content-Security-Policy). What can be chosen is chosen with radio buttons and folds, which
-browsers know without a script, by keyboard too.
+Every text is escaped where it enters, and signs that steer the display are shown. What can be chosen is chosen with
+radio buttons and folds, which browsers know without a script, by keyboard too.
 """
 
 from __future__ import annotations
@@ -35,23 +34,10 @@ _COLUMNS = 60  # of a matrix
 _ROWS = 200
 _SPANS = 60_000  # words in all panels of an answer
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-
 
 def escape(text: object) -> str:
     """Text for any place in a page, attributes too."""
     return html.escape(visible(str(text)), quote=True)
-
-
-def page(title: str, content: str) -> str:
-    """A whole page."""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_PAGE_STYLE}{style()}</style>\n</head>\n"
-        f'<body>\n<main class="relprop-text">\n{content}\n</main>\n</body>\n</html>\n'
-    )
 
 
 def fragment(content: str) -> str:
@@ -62,40 +48,74 @@ def fragment(content: str) -> str:
 # -- the three kinds of result -----------------------------------------------------------------------------------------
 
 
+def is_text(found: Any) -> bool:
+    """Whether it is one of the results of `relprop.text`."""
+    return any(all(hasattr(found, name) for name in names) for names in _KINDS)
+
+
+_KINDS = (("tokens", "words", "relevance"), ("first", "second", "score"), ("word_matrix", "answer_words"))
+
+
+def body(found: Any) -> str:
+    """A result of any kind as a page shows it, which has the books in a place of their own."""
+    if hasattr(found, "word_matrix"):
+        return _joined(_generation(found, "h2"))
+    return _joined(_similarity(found, "h2") if hasattr(found, "first") else _explanation(found, "h2"))
+
+
+def words(found: Sequence[Word]) -> str:
+    """Words that nothing more is known of."""
+    scale = scale_of(found)
+    return _joined([_legend(scale), _text(found, scale), _strongest(found, scale)])
+
+
 def explanation(found: Any) -> str:
     """One text and what it made the model say."""
-    scale = scale_of(found.words)
-    parts = [_head(found.target, f"{found.score:.4g}"), _candidates(found.candidates), _legend(scale)]
-    parts += [_text(found.words, scale), _strongest(found.words, scale), _notes(found.notes), _audit(found.audit)]
-    return "\n".join(part for part in parts if part)
+    return _joined([*_explanation(found), _audit(found.audit)])
 
 
 def similarity(found: Any) -> str:
     """Two texts on one scale."""
-    both = [*found.first.words, *found.second.words]
-    scale = scale_of(both)
-    parts = [_head("similarity", f"{found.score:.4f}"), _legend(scale)]
-    for name, one in (("first text", found.first), ("second text", found.second)):
-        total = sum(word.relevance for word in one.words)
-        parts += [f'<h2>{name} <span class="sum">{signed(total)}</span></h2>', _text(one.words, scale)]
-    parts += [_strongest(both, scale), _notes(found.notes), _audit(found.audit)]
-    return "\n".join(part for part in parts if part)
+    return _joined([*_similarity(found), _audit(found.audit)])
 
 
 def generation(found: Any) -> str:
     """An answer: choose a word of it and see what made the model say it; then the whole matrix."""
+    return _joined(_generation(found))
+
+
+def _generation(found: Any, level: str = "h1") -> list[str]:
     matrix = found.word_matrix().numpy()
     ended = "" if found.finished else " (cut off at the length asked for)"
-    parts = [_head("answer", f"{len(found.audits)} tokens{ended}")]
-    parts += [_choices(found, matrix), _matrix(found, matrix), _notes(found.notes), _audits(found)]
+    parts = [_head("answer", f"{len(found.audits)} tokens{ended}", level)]
+    return [*parts, _choices(found, matrix), _matrix(found, matrix), _notes(found.notes), _audits(found)]
+
+
+def _explanation(found: Any, level: str = "h1") -> list[str]:
+    scale = scale_of(found.words)
+    parts = [_head(found.target, f"{found.score:.4g}", level), _candidates(found.candidates), _legend(scale)]
+    return [*parts, _text(found.words, scale), _strongest(found.words, scale), _notes(found.notes)]
+
+
+def _similarity(found: Any, level: str = "h1") -> list[str]:
+    both = [*found.first.words, *found.second.words]
+    scale = scale_of(both)
+    parts = [_head("similarity", f"{found.score:.4f}", level), _legend(scale)]
+    for name, one in (("first text", found.first), ("second text", found.second)):
+        total = sum(word.relevance for word in one.words)
+        parts += [f'<h2>{name} <span class="sum">{signed(total)}</span></h2>', _text(one.words, scale)]
+    return [*parts, _strongest(both, scale), _notes(found.notes)]
+
+
+def _joined(parts: Iterable[str]) -> str:
     return "\n".join(part for part in parts if part)
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 
-def _head(name: str, value: str) -> str:
-    return f'<h1>{escape(name)} <span class="score">{escape(value)}</span></h1>'
+def _head(name: str, value: str, level: str = "h1") -> str:
+    return f'<{level}>{escape(name)} <span class="score">{escape(value)}</span></{level}>'
 
 
 def _candidates(candidates: Sequence[tuple[str, float]]) -> str:
@@ -336,11 +356,6 @@ def _hex(colour: tuple[int, int, int]) -> str:
     return "#" + "".join(f"{part:02x}" for part in colour)
 
 
-_PAGE_STYLE = (
-    "html{color-scheme:light dark}body{margin:0;background:#fff}"
-    "main.relprop-text{max-width:60rem;margin:auto;padding:1rem}"
-    "@media (prefers-color-scheme:dark){body{background:#16181c}}"
-)
 _STYLE = """
 .relprop-text{font:16px/1.5 system-ui,sans-serif;color:#1b1b1b;background:#fff}
 .relprop-text h1{font-size:1.3em;margin:.4em 0}.relprop-text h2{font-size:1.05em;margin:1em 0 .3em}

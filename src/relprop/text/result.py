@@ -40,14 +40,11 @@ class Shown:
             return
         self._terminal(console(file, colour), page)
 
-    def to_html(self, path: str | Path) -> Path:
-        """Write one page that needs nothing from outside and runs no script."""
-        path = Path(path)
-        if path.suffix.lower() not in (".html", ".htm"):
-            raise InputError(f"{path}: a page is written as .html")
-        from relprop.render.text_html import page
+    def to_html(self, path: str | Path, **options: Any) -> Path:
+        """Write one page that needs nothing from outside; `options` are those of `relprop.render.to_html`."""
+        from relprop.render.page import to_html
 
-        return write_atomically(path, page(self._title(), self._fragment()).encode("utf-8"))
+        return to_html(self, path, **{"title": self._title(), **options})
 
     def save(self, path: str | Path) -> Path:
         """Write it: .html is a page, .json the numbers, .png, .svg and .pdf a picture."""

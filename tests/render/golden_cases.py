@@ -7,16 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
+import relprop
 from relprop.render import (
+    audit_bars,
     bars,
     beeswarm,
+    flow,
     frames,
+    graph,
     grid,
+    heads,
     heat_table,
     heatmap,
+    matrix,
     montage,
     overlay,
     pixels,
@@ -74,6 +83,40 @@ def _table(rows: int) -> tuple[np.ndarray, np.ndarray]:
     return values * np.linspace(1.5, -0.7, 12), values
 
 
+def _explained() -> Any:
+    """A small convolutional network with biases, on the scene; all its weights are waves."""
+    layers = (
+        nn.Conv2d(1, 4, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(3),
+        nn.Conv2d(4, 6, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.LazyLinear(3),
+    )
+    model = nn.Sequential(*layers).double()
+    x = torch.from_numpy(scene(24)[1])[None, None]
+    model(x)
+    with torch.no_grad():
+        for i, p in enumerate(model.parameters()):
+            p.copy_(
+                torch.sin(torch.arange(p.numel(), dtype=p.dtype) * (1.7 + i)).reshape(p.shape) / p[0].numel() ** 0.5
+            )
+    return relprop.LRP(model, relprop.EpsilonAlpha2Beta1()).explain(x, target=1, layers="[0-5]")
+
+
+def _graph() -> tuple[list[Any], list[Any]]:
+    sizes = (1, 5, 9, 4)
+    nodes = [(f"layer {k}", f"unit {i}", np.sin(3.0 * i + k) / (1 + k)) for k, n in enumerate(sizes) for i in range(n)]
+    edges = [
+        ((f"layer {k}", f"unit {i}"), (f"layer {k + 1}", f"unit {j}"), np.sin(2.0 * i + 5.0 * j + k) ** 3)
+        for k in range(3)
+        for i in range(sizes[k])
+        for j in range(sizes[k + 1])
+    ]
+    return nodes, edges
+
+
 CASES: dict[str, Callable[[], np.ndarray]] = {
     "palettes": _palettes,
     "heatmap": lambda: heatmap(scene()[1]),
@@ -99,6 +142,13 @@ CASES: dict[str, Callable[[], np.ndarray]] = {
     ),
     "figure_beeswarm": lambda: pixels(beeswarm(_table(90)[0], values=_table(90)[1], most=6, title="many rows")),
     "figure_heat_table": lambda: pixels(heat_table(_table(60)[0], most=8, order="similar", title="many rows")),
+    "figure_flow": lambda: pixels(flow(_explained(), books={0: {"bias": 0.2, "excess": -0.1}, 3: {"bias": -0.3}})),
+    "figure_audit": lambda: pixels(audit_bars(_explained().audit, title="the books")),
+    "figure_heads": lambda: pixels(
+        heads({f"layer {i}": np.sin(i + np.arange(96.0)).reshape(4, 24) for i in (1, 2)}, 8)
+    ),
+    "figure_matrix": lambda: pixels(matrix(np.where(np.eye(5) > 0, np.nan, _table(5)[0][:, :5]), title="matrix")),
+    "figure_graph": lambda: pixels(graph(*_graph(), paths=6, most=6, title="graph")),
     "figure_heat_table_small": lambda: pixels(heat_table(_table(5)[0], values=_table(5)[1], most=6)),
 }
 

@@ -9,6 +9,9 @@ from relprop.concepts.contrast import LogRatio as LogRatio
 from relprop.concepts.contrast import SoftmaxContrast as SoftmaxContrast
 from relprop.concepts.contrast import SoftmaxGradient as SoftmaxGradient
 from relprop.concepts.contrast import clrp as clrp
+from relprop.concepts.pruning import least as least
+from relprop.concepts.pruning import prune_units as prune_units
+from relprop.concepts.pruning import unit_relevance as unit_relevance
 from relprop.concepts.similarity import PairRelevance as PairRelevance
 from relprop.concepts.similarity import bilrp as bilrp
 from relprop.concepts.similarity import bilrp_texts as bilrp_texts

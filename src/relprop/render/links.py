@@ -167,9 +167,9 @@ def _draw(axes: Any, values: Array, places: list[tuple[int, int]], centres: list
     share = strength / np.abs(values).max()
     red_blue = palette(colours)(np.array([-0.75, 0.75])) / 255
     tint = np.where(share[:, None] > 0, red_blue[1], red_blue[0])
-    alpha = 0.12 + 0.8 * np.abs(share)
+    alpha = 0.1 + 0.7 * share**2
     lines = collections.LineCollection(
-        list(ends), colors=np.concatenate([tint, alpha[:, None]], 1), linewidths=0.4 + 2.6 * np.abs(share),
+        list(ends), colors=np.concatenate([tint, alpha[:, None]], 1), linewidths=0.4 + 1.8 * np.abs(share),
         capstyle="round",
     )  # fmt: skip
     axes.add_collection(lines)

@@ -1,0 +1,250 @@
+r"""Pruning: how much each unit of a network contributes over a data set, and which can go.
+
+The score of a unit (a channel, a neuron, a group of them such as an attention head) is the relevance that passes it,
+summed over samples and places:
+
+    s_u = sum_n sum_places |R_nu|      ("abs"; "sum" leaves the sign)
+
+Relevance is conserved from layer to layer, so scores of all layers are shares of the same output. Units of little
+relevance are masked with `torch.nn.utils.prune`. [Yeom et al. 2021, "Pruning by explaining"]
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from relprop.errors import InputError
+from relprop.explain import LRP
+
+Scores = Mapping[str, Tensor]
+Units = dict[str, Tensor]
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def unit_relevance(
+    lrp: LRP,
+    data: Iterable[Any],
+    layers: Sequence[str] | str,
+    *,
+    target: Any = "label",
+    reduce: Literal["abs", "sum"] = "abs",
+    axis: int = 1,
+    groups: Mapping[str, int] | None = None,
+    **options: Any,
+) -> dict[str, Tensor]:
+    """The relevance of every unit of some modules over a data set.
+
+    data     batches: (x, labels), or x alone; x a tensor, or a dict of keywords
+    layers   paths of modules, or patterns: relevance is read at their outputs
+    target   "label": each sample's label; "predicted": the arg max; anything else as for `LRP.explain`
+    reduce   "abs": sum of |R|; "sum": sum of R, so that what speaks for and against cancels
+    axis     which axis of a module's output holds the units: 1 for [N, C, H, W], -1 for tokens [N, T, D]
+    groups   by pattern of paths: so many units in equal groups of neighbours, as the heads of attention are
+    options  of `LRP.explain`
+
+    Returns scores [units] by path, in the order the modules first ran, in float64.
+
+    Raises:
+        InputError: for no data, batches without labels where they are the target, an axis or a number of groups
+            that does not fit, or a module that no relevance reached.
+    """
+    if reduce not in ("abs", "sum"):
+        raise InputError(f'reduce must be "abs" or "sum", got {reduce!r}')
+    found: dict[str, Tensor] = {}
+    for batch in data:
+        x, labels = _split(batch)
+        wanted = _target(target, labels)
+        args, kwargs = ((), dict(x)) if isinstance(x, Mapping) else ((x,), {})
+        e = lrp.explain(*args, target=wanted, layers=layers, **kwargs, **options)
+        for path, runs in e.layers.items():
+            for r in runs if isinstance(runs, (list, tuple)) else (runs,):
+                score = _per_unit(r, path, axis, reduce, groups or {})
+                found[path] = found[path] + score if path in found else score
+    if not found:
+        raise InputError("there is no data to score units on, or none of the layers ran")
+    silent = [path for path, s in found.items() if not bool(s.any())]
+    if silent:
+        raise InputError(f"no relevance reaches {', '.join(silent)}: score other layers, or explain another target")
+    return found
+
+
+def _split(batch: Any) -> tuple[Any, Any]:
+    if isinstance(batch, (tuple, list)):
+        if len(batch) not in (1, 2):
+            raise InputError(f"a batch is (x, labels) or x alone, got {len(batch)} parts: give a dict of keywords")
+        return batch[0], batch[1] if len(batch) == 2 else None
+    return batch, None
+
+
+def _target(target: Any, labels: Any) -> Any:
+    if not isinstance(target, str):
+        return target
+    if target == "predicted":
+        return None
+    if target != "label":
+        raise InputError(f'target must be "label", "predicted" or a target of LRP.explain, got {target!r}')
+    if labels is None:
+        raise InputError('the data holds no labels: give batches of (x, labels), or target="predicted"')
+    return torch.as_tensor(labels)
+
+
+def _per_unit(r: Tensor, path: str, axis: int, reduce: str, groups: Mapping[str, int]) -> Tensor:
+    """[units]"""
+    if not -r.ndim < axis < r.ndim or axis == 0:
+        raise InputError(f"{path}: its output {tuple(r.shape)} has no axis {axis} of units besides the samples")
+    units = r.detach().double().movedim(axis, 0).flatten(1)
+    score = units.abs().sum(1) if reduce == "abs" else units.sum(1)
+    for pattern, count in groups.items():
+        if fnmatchcase(path, pattern):
+            if type(count) is not int or count < 1 or len(score) % count:
+                raise InputError(f"{path}: {len(score)} units cannot be cut into {count!r} equal groups")
+            return score.view(count, -1).sum(1)
+    return score
+
+
+def least(
+    scores: Scores,
+    amount: float | int,
+    *,
+    across: Literal["layers", "each"] = "layers",
+    normalise: Literal["sum", "l2", "none"] = "sum",
+    keep: int = 1,
+) -> Units:
+    """The units with the smallest scores, by path.
+
+    amount     a share below 1 of all units, or a number of them; with "each", of every layer
+    across     "layers": the smallest of all layers together; "each": the same share of every layer
+    normalise  what scores of different layers are compared by: divided by the layer's sum of absolute scores, by its
+               Euclidean norm, or as they are
+    keep       at least so many units stay in every layer, or nothing would pass
+
+    Raises:
+        InputError: for an amount that does not fit, or scores that are not finite.
+    """
+    _check_options(scores, across, normalise, keep)
+    if across == "each":
+        return {path: _smallest(s, _count(amount, len(s), path), keep) for path, s in scores.items()}
+    scaled = {path: _scaled(s.double(), normalise) for path, s in scores.items()}
+    total = _count(amount, sum(map(len, scaled.values())), "all layers together")
+    ranked = sorted((float(v), path, i) for path, s in scaled.items() for i, v in enumerate(s))
+    room = {path: max(len(s) - keep, 0) for path, s in scaled.items()}
+    chosen: dict[str, list[int]] = {path: [] for path in scaled}
+    for _, path, i in ranked:
+        if total and len(chosen[path]) < room[path]:
+            chosen[path].append(i)
+            total -= 1
+    if total:
+        raise InputError(f"{total} units too many: with keep={keep} there are only {sum(room.values())} to prune")
+    return {path: torch.tensor(sorted(units), dtype=torch.int64) for path, units in chosen.items()}
+
+
+def _check_options(scores: Scores, across: str, normalise: str, keep: int) -> None:
+    if not scores:
+        raise InputError("there are no scores")
+    for path, s in scores.items():
+        if s.ndim != 1 or not bool(torch.isfinite(s).all()):
+            raise InputError(f"the scores of {path} must be one finite number a unit, got shape {tuple(s.shape)}")
+    if across not in ("layers", "each"):
+        raise InputError(f'across must be "layers" or "each", got {across!r}')
+    if normalise not in ("sum", "l2", "none"):
+        raise InputError(f'normalise must be "sum", "l2" or "none", got {normalise!r}')
+    if type(keep) is not int or keep < 0:
+        raise InputError(f"keep must be a number of units, got {keep!r}")
+
+
+def _scaled(s: Tensor, normalise: str) -> Tensor:
+    if normalise == "none":
+        return s
+    norm = s.abs().sum() if normalise == "sum" else s.norm()
+    return s / norm if norm > 0 else s
+
+
+def _count(amount: float | int, size: int, where: str) -> int:
+    """How many units of so many."""
+    if isinstance(amount, bool) or not 0 <= amount <= size or (amount != int(amount) and amount >= 1):
+        raise InputError(f"amount must be a share below 1 or a number up to {size} (units of {where}), got {amount!r}")
+    return round(amount * size) if amount < 1 else int(amount)
+
+
+def _smallest(s: Tensor, count: int, keep: int) -> Tensor:
+    count = min(count, max(len(s) - keep, 0))
+    return s.argsort(stable=True)[:count].sort().values
+
+
+def prune_units(
+    model: nn.Module,
+    units: Mapping[str, Tensor | Sequence[int]],
+    *,
+    side: Literal["output", "input"] = "output",
+    groups: Mapping[str, int] | None = None,
+) -> nn.Module:
+    """Mask units of a model with `torch.nn.utils.prune`: this one changes the model that it is given, and returns it.
+
+    units   indices by path, as `least` gives them
+    side    "output": the unit's own weights and bias become 0, so that a linear map or a norm gives 0 there;
+            "input": what reads the unit is masked instead (the columns of an output projection, for heads)
+    groups  as for `unit_relevance`: an index is then that of a group
+
+    A batch norm after a convolution gives a constant where the convolution gives 0. There score and prune the norm's
+    path: its weight and bias are masked. Masks add up over several calls; `torch.nn.utils.prune.remove` makes them
+    final, and `copy.deepcopy` before keeps the model.
+
+    Raises:
+        InputError: for a path that is no module with weights (nearest names offered), and for units out of range.
+    """
+    if side not in ("output", "input"):
+        raise InputError(f'side must be "output" or "input", got {side!r}')
+    plans = [(_module(model, path), path, chosen) for path, chosen in units.items()]
+    masks = [(m, *_masks(m, path, chosen, side, groups or {})) for m, path, chosen in plans]
+    for module, weight, bias in masks:  # nothing is changed before all of them fit
+        prune.custom_from_mask(module, "weight", weight)
+        if bias is not None:
+            prune.custom_from_mask(module, "bias", bias)
+    return model
+
+
+def _module(model: nn.Module, path: str) -> nn.Module:
+    known = dict(model.named_modules(remove_duplicate=False))
+    if path not in known:
+        near = difflib.get_close_matches(path, known, 3)
+        raise InputError(f"no module is named {path!r}" + (f"; nearest names: {', '.join(near)}" if near else ""))
+    if not isinstance(getattr(known[path], "weight", None), Tensor):
+        raise InputError(
+            f"{path!r} is a {type(known[path]).__name__} without weights: prune the convolution, linear map or norm "
+            "before it"
+        )
+    return known[path]
+
+
+def _masks(
+    module: nn.Module, path: str, units: Any, side: str, groups: Mapping[str, int]
+) -> tuple[Tensor, Tensor | None]:
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    transposed = isinstance(module, _TRANSPOSED)
+    if getattr(module, "groups", 1) != 1 and (transposed or side == "input"):
+        raise InputError(f"{path!r} is a grouped map: only the output side of a grouped convolution can be masked")
+    if side == "input" and weight.ndim < 2:
+        raise InputError(f"{path!r} ({type(module).__name__}) has no inputs of its own to mask: use side='output'")
+    dim = int((side == "input") != transposed) if weight.ndim > 1 else 0
+    size = weight.shape[dim]
+    count = next((n for pattern, n in groups.items() if fnmatchcase(path, pattern)), size)
+    if type(count) is not int or count < 1 or size % count:
+        raise InputError(f"{path}: {size} units cannot be cut into {count!r} equal groups")
+    chosen = torch.as_tensor(units, dtype=torch.int64, device=weight.device).flatten()
+    if bool(((chosen < -count) | (chosen >= count)).any()):
+        raise InputError(f"{path} has {count} units; asked for were {chosen.tolist()}")
+    kept = torch.ones(count, dtype=weight.dtype, device=weight.device)
+    kept[chosen] = 0
+    kept = kept.repeat_interleave(size // count)
+    shape = [1] * weight.ndim
+    shape[dim] = size
+    mask = kept.view(shape).expand_as(weight).clone()
+    has_bias = side == "output" and isinstance(getattr(module, "bias", None), Tensor)
+    return mask, kept.clone() if has_bias else None

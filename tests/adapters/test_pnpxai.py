@@ -45,12 +45,12 @@ class Pair(nn.Module):
 def test_two_inputs_layers_and_arguments_by_name() -> None:
     model, given = Pair(), (torch.randn(5, 4), torch.randn(5, 2))
     before = snapshot(model)
-    both = LRPUniformEpsilon(model, epsilon=1e-6).attribute(given, 1)
+    both = LRPUniformEpsilon(model, epsilon=1e-6, stabilizer=0.0).attribute(given, 1)
     wanted = rp.LRP(model, rp.UniformEpsilon()).explain(*given, target=1, seed="one").relevance
     assert isinstance(both, tuple)
     for mine, engine in zip(both, wanted, strict=True):
         torch.testing.assert_close(mine, engine)
-    explainer = LRPUniformEpsilon(model, epsilon=1e-6, layer=["b", "left"])
+    explainer = LRPUniformEpsilon(model, epsilon=1e-6, stabilizer=0.0, layer=["b", "left"])
     at_b, at_left = explainer.attribute(given, torch.ones(5, dtype=torch.long))
     torch.testing.assert_close(at_b, both[1])
     assert at_left.shape == (5, 3) and float(at_left[:, 0].abs().max()) == 0
@@ -63,7 +63,8 @@ def test_parameters_count_when_it_is_called() -> None:
     second = first.set_kwargs(epsilon=1e-6)
     assert not torch.allclose(first.attribute(x, 0), second.attribute(x, 0))
     torch.testing.assert_close(second.attribute(x, 0), LRPUniformEpsilon(model, 1e-6).attribute(x, 0))
-    assert repr(second) == "LRPUniformEpsilon(epsilon=1e-06)" and second.model is model
+    assert repr(second) == "LRPUniformEpsilon(epsilon=1e-06, stabilizer=1e-06)" and second.model is model
+    assert second.device == torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,9 @@ def test_parameters_count_when_it_is_called() -> None:
         (lambda m: LRPUniformEpsilon(m).set_kwargs(epsilon=-1.0), "epsilon must be >= 0"),
         (lambda m: LRPEpsilonPlus(m, layer="lefd"), "no module named 'lefd'; nearest names: left"),
         (lambda m: LRPEpsilonPlus(m, layer=nn.Linear(1, 1)), "not a module of this model"),
+        (lambda m: LRPEpsilonPlus(m, zennit_canonizers=[object()]), "nothing has to be canonized"),
+        (lambda m: LRPEpsilonPlus(m, seed="logit"), 'seed must be "one" or "value"'),
+        (lambda m: LRPUniformEpsilon(m, n_classes=7).attribute((torch.ones(2, 4), torch.ones(2, 2)), 0), r"\(2, 3\)"),
     ],
 )
 def test_bad_input(call: Any, message: str) -> None:

@@ -54,6 +54,8 @@ def test_shapes_and_channels() -> None:
 def test_an_unknown_metric_has_nearest_names() -> None:
     with pytest.raises(rp.RelpropError, match="no metric 'PixelFliping'; nearest names: PixelFlipping"):
         quantus.metric("PixelFliping")
+    with pytest.raises(rp.RelpropError, match="PixelFlipping does not take these settings.*features_per_step"):
+        quantus.metric("PixelFlipping", features_per_step=3)
     assert type(quantus.metric("pixel-flipping")).__name__ == "PixelFlipping"
     assert not quantus.higher_is_better(quantus.metric("PixelFlipping"))
     assert quantus.higher_is_better(quantus.metric("Sparseness"))

@@ -51,6 +51,26 @@ def near_epsilon(wanted: float) -> Callable[..., Tensor]:
     return close
 
 
+def rising() -> Callable[..., Tensor]:
+    """A metric by which each trial is better than all before."""
+    calls: list[int] = []
+
+    def metric(model: nn.Module, x: Tensor, relevance: Tensor, target: Tensor) -> Tensor:
+        calls.append(1)
+        return torch.full((len(x),), float(len(calls)))
+
+    return metric
+
+
+def near(explainer: LRPUniformEpsilon) -> Callable[..., Tensor]:
+    """A metric that is best where relevance is an explainer's."""
+
+    def close(model: nn.Module, x: Tensor, relevance: Tensor, target: Tensor) -> Tensor:
+        return -(relevance - explainer.attribute(x, target)).flatten(1).norm(dim=1)
+
+    return close
+
+
 def test_it_finds_what_is_best(x: Tensor) -> None:
     model = nn.Linear(8, 3)
     data = torch.randn(6, 8)
@@ -67,7 +87,7 @@ def test_it_finds_what_is_best(x: Tensor) -> None:
 
 def test_groups_of_layers_and_their_rules(model: nn.Sequential, x: Tensor) -> None:
     before = snapshot(model)
-    found = rp.tune(model, [x], n_trials=6, **FAST)
+    found = rp.tune(model, [x], n_trials=6, metric=rising(), progress=False)
     assert_same_state(before, snapshot(model))
     plan = rp.LRP(model, found.composite).plan(x)
     assert {"entry", "lower.rule", "middle.rule", "upper.rule"} <= set(found.params)
@@ -75,7 +95,11 @@ def test_groups_of_layers_and_their_rules(model: nn.Sequential, x: Tensor) -> No
     assert plan.rule("6").startswith(rules[found.params["upper.rule"]])
     mine = Groups(groups={"convolutions": rp.Kind("conv"), "head": rp.Name("5", "6")}, rules=("gamma", "epsilon"))
     found = rp.tune(model, [x], n_trials=3, space=mine, **FAST)
-    assert {"convolutions.rule", "head.rule"} <= set(found.params)
+    assert all({"convolutions.rule", "head.rule"} <= set(t.params) for t in found.trials)
+    head = Groups(groups={"head": rp.Name("6")}, rules=("gamma",), entry=("as the others",))
+    found = rp.tune(rp.LRP(model, rp.EpsilonPlus()), [x], n_trials=1, space=head, metric=rising(), progress=False)
+    plan = found.lrp.plan(x)
+    assert (plan.rule("0"), plan.rule("5")) == ("ZPlus()", "Epsilon()") and plan.rule("6").startswith("Gamma")
 
 
 def test_rules_that_are_not_linear_are_kept() -> None:
@@ -88,14 +112,17 @@ def test_rules_that_are_not_linear_are_kept() -> None:
             return self.out(x + self.inner(x).relu())
 
     start = rp.Composite([(rp.Kind("sum"), rp.Absolute()), (rp.Kind("linear"), rp.Epsilon())])
-    found = rp.tune(rp.LRP(Residual(), start), [torch.randn(4, 4)], n_trials=2, **FAST)
+    data = [torch.randn(4, 4)]
+    found = rp.tune(rp.LRP(Residual(), start), data, n_trials=2, metric=rising(), progress=False)
+    assert found.improved
     assert "Absolute()" in str(rp.LRP(Residual(), found.composite).plan(torch.randn(1, 4)))
 
 
 def test_presets(model: nn.Sequential, x: Tensor) -> None:
-    found = rp.tune(model, [x], n_trials=8, space="presets", **FAST)
+    found = rp.tune(model, [x], n_trials=8, space="presets", metric=rising(), progress=False)
     assert type(found.composite).__name__ == found.params["preset"]
-    found = rp.tune(model, [x], n_trials=3, space=Presets(presets=(rp.EpsilonGammaBox,), bounds=(0.0, 1.0)), **FAST)
+    box = Presets(presets=(rp.EpsilonGammaBox,), bounds=(0.0, 1.0))
+    found = rp.tune(model, [x], n_trials=3, space=box, metric=rising(), progress=False)
     assert isinstance(found.composite, rp.EpsilonGammaBox)
     assert (found.composite.low, found.composite.high) == (0.0, 1.0)
     assert found.composite.gamma == found.params["gamma"]
@@ -103,8 +130,10 @@ def test_presets(model: nn.Sequential, x: Tensor) -> None:
 
 def test_an_explainer_that_says_what_may_be_tuned(model: nn.Sequential, x: Tensor) -> None:
     explainer = LRPUniformEpsilon(model)
-    found = rp.tune(explainer, [(x, torch.zeros(6, dtype=torch.long))], n_trials=4, **FAST)
+    data = [(x, torch.zeros(6, dtype=torch.long))]
+    found = rp.tune(explainer, data, n_trials=6, metric=near(explainer.set_kwargs(epsilon=1e-3)), progress=False)
     assert isinstance(found.explainer, LRPUniformEpsilon) and found.composite is None
+    assert found.lrp.plan(x).composite == str(rp.UniformEpsilon(found.params["epsilon"]))
     assert found.explainer.epsilon == found.params["epsilon"] and explainer.epsilon == 0.25
     assert len({t.value for t in found.trials}) > 1, "the parameter changes the explanation"
 
@@ -163,7 +192,7 @@ def test_an_interruption_loses_nothing(model: nn.Sequential, x: Tensor, tmp_path
     assert "it goes on from here" in str(found)
     on = rp.tune(model, [x], n_trials=9, metric=metric, study=path, progress=False)
     assert not on.interrupted and on.trials[:3] == found.trials[:3]
-    assert sum(t.value is not None for t in on.trials) == 8  # the interrupted one counts among the nine
+    assert sum(t.value is not None for t in on.trials) == 9 == len(on.trials)  # the interrupted one is run again
 
 
 def test_a_failing_trial_does_not_end_the_study(model: nn.Sequential, x: Tensor) -> None:
@@ -180,6 +209,48 @@ def test_a_failing_trial_does_not_end_the_study(model: nn.Sequential, x: Tensor)
     assert "3 failed" in str(found)
     with pytest.raises(rp.RelpropError, match="none of 2 trials gave an explanation: no luck"):
         rp.tune(model, [x], n_trials=2, metric=refuse_after_first(), progress=False)
+
+
+def test_a_metric_that_fails_costs_one_trial(model: nn.Sequential, x: Tensor, tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def metric(model: nn.Module, x: Tensor, relevance: Tensor, target: Tensor) -> Tensor:
+        calls.append(1)
+        if len(calls) == 3:
+            raise ZeroDivisionError("a mistake")
+        return relevance.flatten(1).norm(dim=1)
+
+    found = rp.tune(model, [x], n_trials=4, metric=metric, progress=False)
+    assert [t.failed for t in found.trials] == ["", "ZeroDivisionError: a mistake", "", ""]
+
+
+def test_the_start_is_kept_where_nothing_beats_it(model: nn.Sequential, x: Tensor) -> None:
+    start = rp.LRP(model, rp.Epsilon(0.3))
+    found = rp.tune(start, [x], n_trials=3, metric=near_epsilon(0.3), space=Groups(rules=("z_plus",)), progress=False)
+    assert not found.improved and found.params == {} and found.value == found.baseline == 0.0
+    assert found.composite.rows == start._pick((), {})[0].rows
+    assert "nothing that was tried beats the start" in str(found)
+
+
+def test_bounds_are_searched(x: Tensor) -> None:
+    model = network()
+
+    def close(model: nn.Module, x: Tensor, relevance: Tensor, target: Tensor) -> Tensor:
+        best = rp.LRP(model, rp.EpsilonGammaBox(-2.0, 2.0)).explain(x, target=target).relevance
+        return -(relevance - best).flatten(1).norm(dim=1)
+
+    box = Presets(presets=(rp.EpsilonGammaBox,), bounds=((-5.0, -1.0), (1.0, 5.0)))
+    found = rp.tune(rp.LRP(model, rp.Zero()), [x], metric=close, n_trials=4, space=box, progress=False)
+    assert -5 <= found.params["low"] <= -1 and 1 <= found.params["high"] <= 5
+    assert (found.composite.low, found.composite.high) == (found.params["low"], found.params["high"])
+
+
+def test_optunas_log_is_left_as_it_was(model: nn.Sequential, x: Tensor, capsys: pytest.CaptureFixture[str]) -> None:
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    rp.tune(model, [x], n_trials=1, **FAST)
+    assert optuna.logging.get_verbosity() == before and capsys.readouterr().err == ""
 
 
 def refuse_after_first() -> Callable[..., Tensor]:
@@ -223,6 +294,9 @@ def test_table_frame_plot_and_validation(model: nn.Sequential, x: Tensor, tmp_pa
         ({"loader": [(torch.rand(2, 1, 8, 8), torch.zeros(3).long())]}, "2 inputs with 3 targets"),
         ({"lrp": 3}, "an LRP, a module or an explainer"),
         ({"study": "nowhere/at/all"}, "there is no such folder"),
+        ({"study": "sqlite:///study.db"}, "the path of a file, not the address of a database"),
+        ({"metric_options": {"patchs": 2}}, "unknown option 'patchs'; nearest: patch"),
+        ({"loader": [(torch.rand(2, 1, 8, 8), torch.rand(2))]}, "the indices of classes"),
     ],
 )
 def test_mistakes(model: nn.Sequential, x: Tensor, change: dict[str, Any], message: str) -> None:
@@ -236,6 +310,8 @@ def test_mistakes(model: nn.Sequential, x: Tensor, change: dict[str, Any], messa
     [
         (lambda: Groups(rules=("delta",)), "unknown rule 'delta'"),
         (lambda: Groups(epsilon=(0.0, 1.0)), "positive numbers"),
+        (lambda: Groups(bounds=(1.0, -1.0)), "a low and a high one"),
+        (lambda: Groups(bounds=((-3.0, -4.0), (1.0, 2.0))), "rising ranges"),
         (lambda: Groups(groups={"a": "layer1"}), "is no selector"),  # type: ignore[dict-item]
     ],
 )
@@ -258,10 +334,18 @@ def test_a_file_of_another_study_is_left_as_it_is(model: nn.Sequential, x: Tenso
         other[0].weight[0, 0, 0, 0] += 1
     with pytest.raises(rp.RelpropError, match="was made for another model. Give another file, or the same model"):
         rp.tune(other, [x], n_trials=4, study=path, **FAST)
-    with pytest.raises(rp.RelpropError, match="another metric: 'area_between_curves', now it is 'relative_con"):
+    with pytest.raises(rp.RelpropError, match="another metric: 'area_between_curves.steps=3.', now .*'relative_con"):
         rp.tune(model, [x], n_trials=4, study=path, metric="relative_conservation_error", progress=False)
     with pytest.raises(rp.RelpropError, match="another space"):
         rp.tune(model, [x], n_trials=4, study=path, space="presets", **FAST)
+    start = rp.LRP(model, rp.Composite([(rp.Kind("relu"), rp.Gradient()), (rp.Kind("conv", "linear"), rp.Zero())]))
+    with pytest.raises(rp.RelpropError, match="another space.*Gradient"):
+        rp.tune(start, [x], n_trials=4, study=path, **FAST)
+    with pytest.raises(rp.RelpropError, match=r"another metric: .*steps=3.*steps=2"):
+        rp.tune(model, [x], n_trials=4, study=path, metric_options={"steps": 2}, progress=False)
+    with pytest.raises(rp.RelpropError, match="was made for another data"):
+        rp.tune(model, [x + 1], n_trials=4, study=path, **FAST)
+    assert len(rp.tune(model, [x[3:], x[:3]], n_trials=2, study=path, **FAST).trials) == 2, "in another order"
     assert rp.tune(model, [x], n_trials=2, study=path, **FAST).trials
     assert len(path.read_bytes()) >= len(kept) and path.read_bytes()[: len(kept)] == kept
     path.write_text("something else\n")

@@ -18,12 +18,16 @@ from relprop.adapters.modules import path_of, pattern
 from relprop.composite import Composite
 from relprop.errors import InputError
 from relprop.explain import LRP
+from relprop.explain.seed import main_output
 from relprop.numerics import Epsilons
 from relprop.presets import EpsilonAlpha2Beta1, EpsilonGammaBox, EpsilonPlus, UniformEpsilon
+from relprop.rules import EpsilonPool, Signed
+from relprop.selectors import Kind
 
 Extractor = Callable[[Any], Any]
 Tunables = dict[str, tuple[type, dict[str, Any]]]
 
+_AVERAGES = tuple(f"{kind}avg_pool{n}d" for kind in ("", "adaptive_") for n in (1, 2, 3))
 _LOG = {"low": 1e-6, "high": 1, "log": True}
 
 
@@ -31,10 +35,12 @@ class LRPBase:
     """What the explainers share.
 
     model                             in whatever mode it is; it is not changed
+    zennit_canonizers                 nothing has to be canonized: None, or empty
     forward_arg_extractor             from the inputs to those that are explained; None: all
     additional_forward_arg_extractor  from the inputs to what else the model takes, after those
     layer                             a module, its path, or the name of an argument of the model's forward; or several:
                                       relevance there instead of at the inputs
+    n_classes                         not needed; where it is given, the model's output must have as many
     seed                              relevance at the output: "one" as pnpxai has it, or "value"
 
     Parameters are read when `attribute` is called, so `set_kwargs` changes what is explained.
@@ -43,22 +49,42 @@ class LRPBase:
     PARAMETERS: ClassVar[tuple[str, ...]] = ()
     TUNABLES: ClassVar[Tunables] = {}
     EXPLANATION_TYPE = "attribution"
+    _COMMON: ClassVar[tuple[str, ...]] = (
+        "zennit_canonizers", "forward_arg_extractor", "additional_forward_arg_extractor", "layer", "n_classes", "seed"
+    )  # fmt: skip
 
     def __init__(
         self,
         model: nn.Module,
+        zennit_canonizers: Sequence[Any] | None,
         forward_arg_extractor: Extractor | None,
         additional_forward_arg_extractor: Extractor | None,
         layer: Any,
+        n_classes: int | None,
         seed: str,
     ) -> None:
         self.model = model
+        self.zennit_canonizers = zennit_canonizers
         self.forward_arg_extractor = forward_arg_extractor
         self.additional_forward_arg_extractor = additional_forward_arg_extractor
         self.layer = layer
+        self.n_classes = n_classes
         self.seed = seed
-        self.composite()  # a parameter that is out of range is refused now
+        self._check()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    def _check(self) -> None:
+        """What is out of range is refused when it is given."""
+        self.composite()
         self._places()
+        if self.zennit_canonizers:
+            raise InputError("zennit_canonizers: nothing has to be canonized here, leave them out")
+        if self.seed not in ("one", "value"):
+            raise InputError(f'seed must be "one" or "value", got {self.seed!r}')
 
     def composite(self) -> Composite:
         """The preset with the present parameters."""
@@ -86,6 +112,9 @@ class LRPBase:
             layers=[pattern(p) for p in places if isinstance(p, str)],
             wrt=[str(i) for i in range(len(explained))],
         )
+        output = main_output(found.output)
+        if self.n_classes is not None and output.shape[-1] != self.n_classes:
+            raise InputError(f"n_classes is {self.n_classes}, the model's output has shape {tuple(output.shape)}")
         relevance = found.relevance if isinstance(found.relevance, tuple) else (found.relevance,)
         if not places:
             return relevance[0] if len(relevance) == 1 else relevance
@@ -122,15 +151,14 @@ class LRPBase:
 
     def set_kwargs(self, **kwargs: Any) -> Any:
         """A copy with other parameters."""
-        known = (*self.PARAMETERS, "layer", "seed", "forward_arg_extractor", "additional_forward_arg_extractor")
+        known = (*self.PARAMETERS, *self._COMMON)
         for name in kwargs:
             if name not in known:
                 raise InputError(f"{type(self).__name__} has no parameter {name!r}; there are {', '.join(known)}")
         made = self.copy()
         for name, value in kwargs.items():
             setattr(made, name, value)
-        made.composite()
-        made._places()
+        made._check()
         return made
 
     def copy(self) -> Any:
@@ -143,25 +171,45 @@ class LRPBase:
 
 
 class LRPUniformEpsilon(LRPBase):
-    """Epsilon on every linear map; 0.25 unless another is given, as pnpxai has it."""
+    """Epsilon on every linear map; 0.25 unless another is given, as pnpxai has it.
 
-    PARAMETERS = ("epsilon",)
+    stabilizer  of sums and average pools
+    """
+
+    PARAMETERS = ("epsilon", "stabilizer")
     TUNABLES = {"epsilon": (float, _LOG)}
 
     def __init__(
         self,
         model: nn.Module,
         epsilon: Epsilons = 0.25,
+        stabilizer: Epsilons = 1e-6,
+        zennit_canonizers: Sequence[Any] | None = None,
         forward_arg_extractor: Extractor | None = None,
         additional_forward_arg_extractor: Extractor | None = None,
         layer: Any = None,
+        n_classes: int | None = None,
         seed: str = "one",
     ) -> None:
-        self.epsilon = epsilon
-        super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor, layer, seed)
+        self.epsilon, self.stabilizer = epsilon, stabilizer
+        super().__init__(
+            model,
+            zennit_canonizers,
+            forward_arg_extractor,
+            additional_forward_arg_extractor,
+            layer,
+            n_classes,
+            seed,
+        )
 
     def composite(self) -> Composite:
-        return UniformEpsilon(self.epsilon)
+        epsilon = UniformEpsilon(self.epsilon)
+        norm = [(Kind("sum"), Signed(self.stabilizer)), (Kind(*_AVERAGES), EpsilonPool(self.stabilizer))]
+        return _Epsilon([*epsilon.rows, *norm], name=str(epsilon.name))
+
+
+class _Epsilon(Composite):
+    """Rows that need not all match: not every model has sums and average pools."""
 
 
 class LRPEpsilonGammaBox(LRPBase):
@@ -178,14 +226,24 @@ class LRPEpsilonGammaBox(LRPBase):
         epsilon: Epsilons = 1e-6,
         gamma: float = 0.25,
         stabilizer: Epsilons = 1e-6,
+        zennit_canonizers: Sequence[Any] | None = None,
         forward_arg_extractor: Extractor | None = None,
         additional_forward_arg_extractor: Extractor | None = None,
         layer: Any = None,
+        n_classes: int | None = None,
         seed: str = "one",
     ) -> None:
         self.low, self.high = low, high
         self.epsilon, self.gamma, self.stabilizer = epsilon, gamma, stabilizer
-        super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor, layer, seed)
+        super().__init__(
+            model,
+            zennit_canonizers,
+            forward_arg_extractor,
+            additional_forward_arg_extractor,
+            layer,
+            n_classes,
+            seed,
+        )
 
     def composite(self) -> Composite:
         return EpsilonGammaBox(self.low, self.high, self.gamma, self.epsilon, self.stabilizer)
@@ -202,13 +260,23 @@ class _Conv(LRPBase):
         model: nn.Module,
         epsilon: Epsilons = 1e-6,
         stabilizer: Epsilons = 1e-6,
+        zennit_canonizers: Sequence[Any] | None = None,
         forward_arg_extractor: Extractor | None = None,
         additional_forward_arg_extractor: Extractor | None = None,
         layer: Any = None,
+        n_classes: int | None = None,
         seed: str = "one",
     ) -> None:
         self.epsilon, self.stabilizer = epsilon, stabilizer
-        super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor, layer, seed)
+        super().__init__(
+            model,
+            zennit_canonizers,
+            forward_arg_extractor,
+            additional_forward_arg_extractor,
+            layer,
+            n_classes,
+            seed,
+        )
 
 
 class LRPEpsilonPlus(_Conv):

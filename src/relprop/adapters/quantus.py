@@ -72,7 +72,10 @@ def metric(name: str, **settings: Any) -> Any:
     if made is None:
         near = difflib.get_close_matches(name, known, 3, cutoff=0.4)
         raise InputError(f"Quantus has no metric {name!r}; nearest names: {', '.join(near or list(known)[:6])}")
-    return made(**{"disable_warnings": True, **settings})
+    try:
+        return made(**{"disable_warnings": True, **settings})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Quantus' {made.__name__} does not take these settings: {error}") from error
 
 
 def metrics() -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -61,6 +62,18 @@ class Flipping:
         return torch.tensor(self.steps, dtype=torch.float64)
 
 
+def flipping(options: dict[str, Any]) -> Flipping:
+    """`Flipping` from keywords; an unknown one is an error with the nearest names."""
+    known = [f.name for f in fields(Flipping)]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 3)
+            raise InputError(
+                f"unknown option {name!r}; {'nearest' if near else 'there are'}: {', '.join(near or known)}"
+            )
+    return Flipping(**options)
+
+
 class Gain(NamedTuple):
     """The symmetric relevance gain and its two parts, [N] each: `gain = most + least`."""
 
@@ -81,7 +94,7 @@ def flipping_curve(
 
     [Samek et al. 2017, "Evaluating the visualization of what a deep neural network has learned"]
     """
-    how = Flipping(**options)
+    how = flipping(options)
     if order not in ("most", "least", "random"):
         raise InputError(f'order must be "most", "least" or "random", got {order!r}')
     scores = _curves(model, x, relevance, target, (order,), how)
@@ -96,7 +109,7 @@ def area_between_curves(model: Model, x: Tensor, relevance: Tensor, target: Any 
     Between -1 and 1 with probabilities; with `score="logit"` as large as the logits. `options` as for `Flipping`.
     [Achtibat et al. 2024, AttnLRP, sec. 4.1; pnpxai's AbPC is the same]
     """
-    least, most = _curves(model, x, relevance, target, ("least", "most"), Flipping(**options))
+    least, most = _curves(model, x, relevance, target, ("least", "most"), flipping(options))
     return (least - most).mean(1)
 
 
@@ -110,7 +123,7 @@ def symmetric_relevance_gain(
     with the curves over the fraction taken away, by trapezoids. `parts=True` also gives the two gains, for which the
     random order is run. `options` as for `Flipping`. [Bluecher et al. 2024, TMLR]
     """
-    how = Flipping(**options)
+    how = flipping(options)
     orders: tuple[Order, ...] = ("least", "most", "random") if parts else ("least", "most")
     curves = _curves(model, x, relevance, target, orders, how)
     fractions = how.fractions.to(curves[0])

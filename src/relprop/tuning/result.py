@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from relprop.composite import Composite
+from relprop.errors import InputError
 from relprop.explain import LRP
 from relprop.extras import require
 
@@ -27,11 +28,11 @@ class Trial:
 class Tuned:
     """What `relprop.tune` found.
 
-    composite    the best rules; of an explainer that was tuned, None
+    composite    the best rules, or those that tuning began with where nothing beats them; of an explainer, None
     explainer    the explainer with the best parameters, where one was tuned
     value        its score, and `baseline`, the score of what tuning began with, on the same data
     validation   the two scores on data that was held back, (tuned, baseline), if there was any
-    params       what was chosen
+    params       what was chosen; nothing where it is what tuning began with
     trials       everything that was tried
     study        Optuna's study
     interrupted  whether it was stopped before the last trial
@@ -53,7 +54,16 @@ class Tuned:
     @property
     def lrp(self) -> LRP:
         """An `LRP` with the best rules."""
-        return LRP(self.model, self.composite)
+        if self.composite is None and not hasattr(self.explainer, "composite"):
+            raise InputError(
+                f"a {type(self.explainer).__name__} was tuned: it is in .explainer, and has no rules of ours"
+            )
+        return LRP(self.model, self.explainer.composite() if self.composite is None else self.composite)
+
+    @property
+    def improved(self) -> bool:
+        """Whether something beats what tuning began with."""
+        return bool(self.params)
 
     def best(self, count: int = 10) -> list[Trial]:
         """The best trials, best first; of equal ones the first."""
@@ -69,6 +79,8 @@ class Tuned:
             lines.append(f"{'start':>6}  {self.baseline:>10.4g}")
         for trial in self.best(count):
             lines.append(f"{trial.number:>6}  {trial.value:>10.4g}  {_shown(trial.params)}")
+        if not self.improved:
+            lines.append("nothing that was tried beats the start, so that is kept")
         if self.validation is not None:
             lines.append(f"on data held back: {self.validation[0]:.4g}, at the start {self.validation[1]:.4g}")
         if self.interrupted:
@@ -87,12 +99,12 @@ class Tuned:
         done = [t for t in self.trials if t.value is not None]
         names = self._telling(done)[:3]
         figure = figures.Figure(figsize=(4.2 * (1 + len(names)), 3.4), layout="constrained")
-        axes = figure.subplots(1, 1 + len(names), squeeze=False)[0]
+        axes = figure.subplots(1, 1 + len(names), squeeze=False, sharey=True)[0]
         axes[0].plot([t.number for t in done], [t.value for t in done], ".", color="0.5", label="trials")
         axes[0].plot([t.number for t in done], self._running(done), color="tab:red", label="best so far")
         if self.baseline is not None:
             axes[0].axhline(self.baseline, color="tab:blue", linestyle="--", label="start")
-        axes[0].set(xlabel="trial", ylabel=self.metric)
+        axes[0].set(xlabel="trial", ylabel=self.metric.replace("_", " "))
         axes[0].legend(frameon=False)
         for axis, name in zip(axes[1:], names, strict=True):
             have = [t for t in done if name in t.params]

@@ -17,7 +17,7 @@ from relprop.extras import require
 from relprop.tuning.result import Trial, Tuned
 from relprop.tuning.scoring import Scoring, make_scoring
 from relprop.tuning.space import Groups, Presets, Space
-from relprop.tuning.study import fingerprint, open_study, optuna
+from relprop.tuning.study import data_fingerprint, fingerprint, open_study, optuna, quiet
 
 Batch = tuple[Tensor, Tensor]
 #: From inputs and targets to relevance.
@@ -55,27 +55,34 @@ def tune(
     validation      batches that are not tuned on: the best and the first rules are scored on them in the end
     progress        a progress bar, where standard error is a terminal
 
-    A trial whose explanation fails (books that do not balance, relevance that is not finite) counts as failed, with
-    its reason; an interruption ends the study early, and what was found until then is returned.
+    A trial whose explanation or metric fails (books that do not balance, relevance that is not finite, memory) counts
+    as failed, with its reason; an interruption ends the study early, and what was found until then is returned. Where
+    nothing beats what tuning began with, that is what is returned.
     """
     if n_trials < 1:
         raise InputError(f"n_trials must be at least 1, got {n_trials}")
-    optuna()
+    optuna()  # a missing extra is said before any work is done
     scoring = make_scoring(metric, direction, metric_options)
     subject = _subject(lrp)
     batches = _batches(loader, subject.model, "loader")
     held_back = None if validation is None else _batches(validation, subject.model, "validation")
     subject.prepare(space, batches)
-    held_to = {"model": fingerprint(subject.model), "metric": scoring.name, "space": subject.described()}
+    held_to = {
+        "model": fingerprint(subject.model),
+        "metric": scoring.described(),
+        "space": subject.described(),
+        "data": data_fingerprint(batches),
+    }
     found = open_study(study, scoring.direction, seed, held_to)
     baseline = _score(subject.begin(), subject.model, batches, scoring, subject.start)
     interrupted = _run(found, subject, batches, scoring, n_trials, progress)
-    trials = tuple(_trial(t) for t in found.trials if t.state.is_finished())
+    trials = tuple(_trial(t) for t in found.trials if _counts(t))
     done = [t for t in trials if t.value is not None]
     if not done:
         reasons = "; ".join(dict.fromkeys(t.failed for t in trials if t.failed))
         raise InputError(f"none of {len(trials)} trials gave an explanation: {reasons or 'interrupted'}")
-    best = subject.choose(found.best_trial)
+    better = found.best_value > baseline if scoring.direction == "maximize" else found.best_value < baseline
+    best = subject.choose(found.best_trial) if better else subject.start
     scores = None
     if held_back is not None:
         explain = subject.explain(best)
@@ -89,9 +96,9 @@ def tune(
         direction=scoring.direction,
         composite=best if isinstance(best, Composite) else None,
         explainer=None if isinstance(best, Composite) else best,
-        value=found.best_value,
+        value=found.best_value if better else baseline,
         baseline=baseline,
-        params=dict(found.best_params),
+        params=dict(found.best_params) if better else {},
         trials=trials,
         study=found,
         validation=scores,
@@ -183,7 +190,7 @@ def _subject(lrp: Any) -> Any:
 def _run(study: Any, subject: Any, batches: list[Batch], scoring: Scoring, n_trials: int, progress: bool) -> bool:
     """Run what is missing of the trials. True where it was interrupted."""
     package = optuna()
-    missing = n_trials - sum(t.state.is_finished() for t in study.trials)
+    missing = n_trials - sum(_counts(t) for t in study.trials)
     if missing <= 0:
         return False
 
@@ -191,11 +198,12 @@ def _run(study: Any, subject: Any, batches: list[Batch], scoring: Scoring, n_tri
         choice = subject.choose(trial)
         try:
             return _score(subject.explain(choice), subject.model, batches, scoring, choice)
-        except RelpropError as error:
-            trial.set_user_attr("failed", str(error).splitlines()[0])
+        except Exception as error:  # one trial's failure must not cost the others
+            kind = "" if isinstance(error, RelpropError) else f"{type(error).__name__}: "
+            trial.set_user_attr("failed", kind + (str(error).splitlines() or [""])[0])
             raise package.TrialPruned() from error
 
-    with _bar(missing, progress) as step:
+    with _bar(missing, progress) as step, quiet():
         try:
             study.optimize(objective, n_trials=missing, callbacks=[lambda s, t: step(s)])
         except KeyboardInterrupt:
@@ -231,6 +239,8 @@ def _batches(loader: Iterable[Any], model: nn.Module, what: str) -> list[Batch]:
                 raise InputError(f"{what} gives no targets, and the model's output is not [samples, classes]")
             target = output.argmax(1)
         target = torch.as_tensor(target, device=x.device)
+        if target.dtype.is_floating_point:
+            raise InputError(f"{what} gives targets of {target.dtype}: they must be the indices of classes")
         target = target.expand(len(x)) if target.ndim == 0 else target
         if len(target) != len(x):
             raise InputError(f"{what} gives {len(x)} inputs with {len(target)} targets")
@@ -238,6 +248,11 @@ def _batches(loader: Iterable[Any], model: nn.Module, what: str) -> list[Batch]:
     if not found:
         raise InputError(f"{what} gives no batches")
     return found
+
+
+def _counts(trial: Any) -> bool:
+    """Whether a trial is done, or failed for a reason that is kept; one that was interrupted is run again."""
+    return trial.state.name in ("COMPLETE", "PRUNED")
 
 
 def _trial(trial: Any) -> Trial:

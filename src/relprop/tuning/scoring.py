@@ -34,13 +34,19 @@ METRICS: dict[str, tuple[Own, Direction]] = {
 
 @dataclass(frozen=True)
 class Scoring:
-    """A metric, its options, and its direction."""
+    """A metric, its options, and its direction; `given` is how it was asked for."""
 
     name: str
     metric: Any
     direction: Direction
     options: dict[str, Any] = field(default_factory=dict)
     quantus: bool = False
+    given: dict[str, Any] = field(default_factory=dict)
+
+    def described(self) -> str:
+        """What a study on file is held to."""
+        shown = ", ".join(f"{name}={_lasting(self.given[name])}" for name in sorted(self.given))
+        return f"{self.name}({shown})" if shown else self.name
 
     def __call__(self, model: nn.Module, x: Tensor, relevance: Tensor, target: Tensor, composite: Any) -> float:
         """The mean over a batch."""
@@ -75,7 +81,7 @@ def make_scoring(metric: Any, direction: str | None, options: dict[str, Any] | N
         name, made, best = getattr(metric, "__name__", type(metric).__name__), metric, "maximize"
     else:
         raise InputError(f"metric must be a name or a function, got {type(metric).__name__}")
-    return Scoring(name, made, direction or best, {} if quantus else options, quantus)  # type: ignore[arg-type]
+    return Scoring(name, made, direction or best, {} if quantus else options, quantus, options)  # type: ignore[arg-type]
 
 
 def _quantus(name: str, options: dict[str, Any]) -> tuple[Any, Direction]:
@@ -84,8 +90,17 @@ def _quantus(name: str, options: dict[str, Any]) -> tuple[Any, Direction]:
     from relprop.adapters import quantus
 
     try:
-        made = quantus.metric(name, **options)
+        if name not in quantus.metrics():
+            quantus.metric(name)
     except (InputError, ImportError) as error:
         hint = f"; nearest of relprop's: {', '.join(near)}" if near else f"; relprop has {', '.join(METRICS)}"
         raise InputError(f"unknown metric {name!r}{hint}; {error}") from None
+    made = quantus.metric(name, **options)
     return made, "maximize" if quantus.higher_is_better(made) else "minimize"
+
+
+def _lasting(value: Any) -> str:
+    """A text that is the same in the next process."""
+    if isinstance(value, Tensor):
+        return f"tensor {tuple(value.shape)} of sum {float(value.double().sum()):.9g}"
+    return str(getattr(value, "__qualname__", type(value).__name__)) if callable(value) else repr(value)

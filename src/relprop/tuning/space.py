@@ -33,23 +33,36 @@ _CONVOLUTIONAL = (EpsilonPlus, EpsilonPlusFlat, EpsilonGammaBox, EpsilonAlpha2Be
 _ATTENTION = (AttnLRP, CPLRP, ResLRP)
 
 
+Bound = float | tuple[float, float]
+
+
 @dataclass(frozen=True)
 class Space:
     """Base of the spaces.
 
     epsilon, gamma  ranges, searched on a logarithmic scale
-    bounds          of the inputs, for z-box; None: those of the data
+    bounds          of the inputs, for z-box: two numbers, or two ranges that are searched, as ((-3, -1), (1, 3));
+                    None: those of the data
     """
 
     epsilon: tuple[float, float] = (1e-6, 1.0)
     gamma: tuple[float, float] = (1e-2, 10.0)
-    bounds: tuple[float, float] | None = None
+    bounds: tuple[Bound, Bound] | None = None
 
     def __post_init__(self) -> None:
         for name in ("epsilon", "gamma"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise InputError(f"{name} must be a range of positive numbers, got {getattr(self, name)}")
+        if self.bounds is not None:
+            ends = [b if isinstance(b, tuple) else (b, b) for b in self.bounds]
+            if len(ends) != 2 or not ends[0][0] <= ends[0][1] < ends[1][0] <= ends[1][1]:
+                raise InputError(f"bounds must be a low and a high one, numbers or rising ranges, got {self.bounds}")
+
+    def limits(self, trial: Any) -> tuple[float, float]:
+        """z-box's bounds: as given, or searched."""
+        low, high = self.bounds or (0.0, 1.0)
+        return _bound(trial, "low", low), _bound(trial, "high", high)
 
     def prepare(self, plan: Plan, bounds: tuple[float, float], base: Composite) -> Space:
         """The space for one model: what runs in it, the bounds of its inputs, and the composite it starts from."""
@@ -95,7 +108,7 @@ class Presets(Space):
             if name in fields:
                 given[name] = trial.suggest_float(name, *self.gamma, log=True)
         if "low" in fields and self.bounds is not None:
-            given["low"], given["high"] = self.bounds
+            given["low"], given["high"] = self.limits(trial)
         return chosen(**given)
 
     def described(self) -> str:
@@ -107,7 +120,7 @@ class Groups(Space):
     """A rule for every group of layers, and one for the entry.
 
     groups  selectors by name, as {"stem": rp.Name("stem.*"), "head": rp.Kind("linear")}; empty: the linear maps in
-            order, in three equal parts
+            order, in three equal parts. What is in none keeps its rule
     rules   that a group may get
     entry   rules that the entry may get
     """
@@ -132,17 +145,16 @@ class Groups(Space):
         for name, selector in groups.items():
             if self.groups and not any(selector.matches(site) for site in plan.sites):
                 raise InputError(f"group {name!r}: {selector!r} matches nothing that runs in the model")
-        # what is not linear keeps the rules of the composite that is tuned
-        rows = tuple((s, r) for s, r in base.rows if "linear" not in r.home)
-        return Groups(self.epsilon, self.gamma, self.bounds or bounds, groups, self.rules, self.entry, rows)
+        # what is in no group keeps the rules of the composite that is tuned
+        return Groups(self.epsilon, self.gamma, self.bounds or bounds, groups, self.rules, self.entry, base.rows)
 
     def suggest(self, trial: Any) -> Composite:
         rows: list[Row] = []
-        low, high = self.bounds or (0.0, 1.0)
         first = trial.suggest_categorical("entry", list(self.entry)) if len(self.entry) > 1 else self.entry[0]
-        special: dict[str, Rule] = {"flat": Flat(), "w_square": WSquare(), "z_box": ZBox(low, high)}
-        if first in special:
-            rows.append((Entry(), special[first]))
+        if first == "z_box":
+            rows.append((Entry(), ZBox(*self.limits(trial))))
+        elif first in ("flat", "w_square"):
+            rows.append((Entry(), Flat() if first == "flat" else WSquare()))
         for name, selector in self.groups.items():
             rows.append((selector, self._rule(trial, name)))
         return Tuning([*rows, *self.base], name="tuned")
@@ -157,7 +169,8 @@ class Groups(Space):
 
     def described(self) -> str:
         shown = ", ".join(f"{name}={selector!r}" for name, selector in self.groups.items())
-        return f"groups {shown}; rules {', '.join(self.rules)}; entry {', '.join(self.entry)}"
+        kept = "".join(f"; {selector!r}: {rule}" for selector, rule in self.base)
+        return f"groups {shown}; rules {', '.join(self.rules)}; entry {', '.join(self.entry)}{kept}"
 
 
 class Tuning(Composite):
@@ -171,3 +184,7 @@ def _thirds(count: int) -> dict[str, Selector]:
     names = ("lower", "middle", "upper")[-min(count, 3) :] if count < 3 else ("lower", "middle", "upper")
     cuts = [round(i * count / len(names)) for i in range(len(names) + 1)]
     return {name: Range(cuts[i], cuts[i + 1]) for i, name in enumerate(names)}
+
+
+def _bound(trial: Any, name: str, bound: Bound) -> float:
+    return float(trial.suggest_float(name, *bound)) if isinstance(bound, tuple) else bound

@@ -146,22 +146,22 @@ class Attention(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.value, self.join, self.out = nn.Linear(6, 6, bias=False), nn.Identity(), nn.Linear(6, 2, bias=False)
+        self.value, self.out = nn.Linear(6, 6, bias=False), nn.Linear(6, 2, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(self.join(self.value(x) * 1.0)).sum(1)
+        return self.out(self.value(x)).sum(1)
 
 
 def test_heads_by_hand() -> None:
     torch.manual_seed(0)
     model = Attention().double()
     x = torch.randn(3, 4, 6, dtype=torch.float64)
-    found = rp.LRP(model, rp.Zero()).explain(x, target=1, layers="join")
+    found = rp.LRP(model, rp.Zero()).explain(x, target=1, layers="out:in")
     joined = (model.value(x) * model.out.weight[1]).detach()  # [N, T, H * D], LRP-0
     wanted = torch.stack([joined[..., :3].sum((0, 2)), joined[..., 3:].sum((0, 2))]).numpy()
-    np.testing.assert_allclose(head_relevance(found.layers["join"], 2), wanted, rtol=1e-10)
+    np.testing.assert_allclose(head_relevance(found.layers["out:in"], 2), wanted, rtol=1e-10)
     names, values = by_head(found, 2)
-    assert names == ["join"]
+    assert names == ["out:in"]
     np.testing.assert_allclose(values, wanted.sum(1)[None], rtol=1e-10)
 
 
@@ -206,9 +206,40 @@ def test_experts_by_hand() -> None:
 
 def test_experts_in_one_tensor_and_layers_of_unlike_size() -> None:
     runs = [torch.ones(3), torch.ones(1)]
-    names, values = by_expert({"mlp.0": torch.ones(2), "mlp.2": runs, "fused": torch.ones(4, 2)})
+    names, values = by_expert(
+        {"mlp.0": torch.ones(2), "mlp.2": runs, "fused": torch.ones(4, 2) * torch.tensor([[1], [1], [0], [1]])}
+    )
     assert names == ["mlp", "fused"]
-    np.testing.assert_array_equal(values, [[2, np.nan, 4, np.nan], [2, 2, 2, 2]])
+    np.testing.assert_array_equal(values, [[2, np.nan, 4, np.nan], [2, 2, np.nan, 2]])
+
+
+def test_heads_and_experts_of_a_stock_model() -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    from relprop.text.models import import_transformers
+
+    transformers = import_transformers()
+    torch.manual_seed(0)
+    config = transformers.MixtralConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=50, num_local_experts=6, num_experts_per_tok=2,
+    )  # fmt: skip
+    model = transformers.MixtralForCausalLM(config).eval()
+    paths = ["mlp.experts.down_proj", "mlp.experts", "self_attn.o_proj:in"]
+    found = rp.LRP(model, rp.AttnLRP()).explain(
+        input_ids=torch.arange(7)[None],
+        use_cache=False,
+        target=lambda output: output.logits[:, -1, 3],
+        layers=[f"model.layers.*.{path}" for path in paths],
+    )
+    kept = {k: v for k, v in found.layers.items() if k.endswith("down_proj")}
+    names, values = by_expert(kept)
+    assert names == list(kept) and values.shape == (2, 6)
+    for name, row in zip(names, values, strict=True):
+        passed = found.layers[name.removesuffix(".down_proj")]
+        assert abs(np.nansum(row) - float(passed.sum())) < 1e-5 * float(passed.abs().sum())
+    joined = {k: v for k, v in found.layers.items() if k.endswith(":in")}
+    np.testing.assert_allclose(by_head(joined, 4)[1].sum(1), [float(v.double().sum()) for v in joined.values()])
+    assert len(pictures(heads(joined, 4))[0]) == 2 and len(pictures(experts(kept))[0]) == 2
 
 
 @pytest.mark.parametrize(

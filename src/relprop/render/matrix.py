@@ -49,8 +49,9 @@ def by_head(layers: Any, heads: int) -> tuple[list[str], Array]:
     """Relevance of every layer's heads: the layers' names, and [layers, H].
 
     Args:
-        layers: an explanation made with ``layers=`` of the modules that hand the heads on to the output projection
-            (of transformers' BERT ``"encoder.layer.*.attention.self"``), or relevance by name.
+        layers: an explanation made with ``layers=`` of what enters the output projections (of transformers' Llama
+            ``"model.layers.*.self_attn.o_proj:in"``, of its BERT ``"encoder.layer.*.attention.self"``), or relevance
+            by name.
         heads: in each layer.
     """
     found = _by_name(layers)
@@ -64,12 +65,13 @@ def by_head(layers: Any, heads: int) -> tuple[list[str], Array]:
 
 
 def by_expert(layers: Any) -> tuple[list[str], Array]:
-    """Relevance of every layer's experts: the layers' names, and [layers, E]; NaN where an expert did not run.
+    """Relevance of every layer's experts: the layers' names, and [layers, E]; NaN where nothing passed an expert.
 
     Args:
         layers: an explanation made with ``layers=`` of the experts (``"*.experts.*[0-9]"``), or relevance by name:
             each name ends in the expert's number; runs of one expert are added up. Where a layer keeps its experts
-            in one tensor, relevance at that parameter, [E, ...], by the layer's name.
+            in one tensor, the relevance of that parameter, [E, ...], by the layer's name (of transformers' Mixtral
+            ``"model.layers.*.mlp.experts.down_proj"``).
     """
     single: dict[str, dict[int, float]] = {}
     stacked: dict[str, Array] = {}
@@ -82,7 +84,8 @@ def by_expert(layers: Any) -> tuple[list[str], Array]:
             array = as_array(relevance, name)
             if array.ndim < 2:
                 raise InputError(f"{name}: experts in one tensor are [E, ...]; got shape {array.shape}")
-            stacked[name] = array.reshape(len(array), -1).sum(1)
+            array = array.reshape(len(array), -1)
+            stacked[name] = np.where(array.any(1), array.sum(1), np.nan)
     rows = {name: [found.get(i, np.nan) for i in range(max(found) + 1)] for name, found in single.items()}
     rows |= {name: list(array) for name, array in stacked.items()}
     count = max(map(len, rows.values()))
@@ -121,7 +124,7 @@ def heads(
 
 
 def experts(layers: Any, *, title: str = "relevance by expert", **options: Any) -> Any:
-    """Relevance by expert: a line a layer and a column an expert; grey where an expert did not run.
+    """Relevance by expert: a line a layer and a column an expert; grey where nothing passed an expert.
 
     Args:
         layers: see `by_expert`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from relprop.errors import RuleError, SelectorError
@@ -23,7 +24,7 @@ from relprop.rules import (
     WinnerTakesAll,
     Zero,
 )
-from relprop.selectors import LINEAR_MAPS, All, Entry, Selector
+from relprop.selectors import LINEAR_MAPS, All, Census, Entry, Selector
 from relprop.site import Site
 
 Row = tuple[Selector, Rule]
@@ -79,6 +80,10 @@ class Composite:
     @property
     def selectors(self) -> tuple[Selector, ...]:
         return tuple(selector for selector, _ in self.rows)
+
+    @cached_property
+    def census(self) -> Census:
+        return Census(self.selectors)
 
     def decide(self, site: Site) -> Decision:
         for i, (selector, rule) in enumerate(self.rows):

@@ -53,7 +53,7 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
 
 def numbers(scalars: Sequence[Tensor]) -> list[float]:
     """The values (real parts) of tensors of one entry. A device is waited for once."""
-    if all(s.device.type == "cpu" for s in scalars):
+    if all(s.is_cpu for s in scalars):
         return [s.item().real for s in scalars]
     wide = [s.real.reshape(()).double() for s in scalars]
     if len({s.device for s in scalars}) > 1:

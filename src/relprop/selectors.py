@@ -265,14 +265,28 @@ class All(Selector):
         return True
 
 
-class Positions:
-    """Counts, during one forward, where each site stands among those that positional selectors count."""
+class Census:
+    """What a composite's selectors ask of a forward.
 
-    def __init__(self, selectors: tuple[Selector, ...], totals: Mapping[Selector, int] | None = None) -> None:
+    counted       what positional selectors count
+    entries       the selectors of entries
+    needs_totals  whether some count from the end
+    residual      whether some ask which sums are residual
+    """
+
+    def __init__(self, selectors: tuple[Selector, ...]) -> None:
         every = [s for selector in selectors for s in selector.walk()]
         self.counted = tuple(dict.fromkeys(s.inner for s in every if isinstance(s, Positional)))
         self.entries = tuple(dict.fromkeys(s for s in every if isinstance(s, Entry)))
         self.needs_totals = any(isinstance(s, Positional) and s.from_end() for s in every)
+        self.residual = any(isinstance(s, Kind) and "residual" in s.kinds for s in every)
+
+
+class Positions:
+    """Counts, during one forward, where each site stands among those that positional selectors count."""
+
+    def __init__(self, census: Census, totals: Mapping[Selector, int] | None = None) -> None:
+        self.counted, self.entries = census.counted, census.entries
         self.totals = dict(totals or {})
         self.counts: dict[Selector, int] = dict.fromkeys(self.counted, 0)
 

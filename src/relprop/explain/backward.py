@@ -31,7 +31,8 @@ def propagate(
 ) -> Explanation:
     """One backward for one seed under one condition. `keep` holds the graph for another."""
     recorder, captures = forward.recorder, forward.recorder.captures
-    ledger = recorder.ledger = Ledger(request.by_site)
+    ledger = recorder.ledger
+    ledger.begin(request.by_site)
     captures.open({name: units for text, units in (condition or {}).items() for name in captures.at(text)})
     wanted = {id(leaf.tensor): leaf.tensor for leaf in recorder.leaves}
     wanted |= {id(t): t for t in captures.tensors()}

@@ -19,7 +19,6 @@ from relprop.explain.forward import Request, check_model, record, run
 from relprop.plan import Plan
 from relprop.record import Recorder
 from relprop.record.tensors import tensors
-from relprop.selectors import Positions
 from relprop.units import Units, as_units
 
 
@@ -180,12 +179,12 @@ class LRP:
 
     def _count(self, composite: Composite, args: Any, kwargs: Any) -> Any:
         """Selectors that count from the end need the number of sites: one forward to plan, remembered."""
-        probe = Positions(composite.selectors)
-        if not probe.needs_totals:
+        census = composite.census
+        if not census.needs_totals:
             return None
         key = (repr(composite.rows), tuple((tuple(t.shape), t.dtype) for t in tensors((args, kwargs))))
         if key not in self._totals:
-            recorder = Recorder(self.model, composite, totals=dict.fromkeys(probe.counted, 0))
+            recorder = Recorder(self.model, composite, totals=dict.fromkeys(census.counted, 0))
             run(self.model, recorder, args, kwargs)
             self._totals[key] = dict(recorder.positions.counts)
         return self._totals[key]

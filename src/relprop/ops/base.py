@@ -36,34 +36,18 @@ class Fact:
               1 from another activation, else 0
     """
 
-    __slots__ = (
-        "chained",
-        "exponent",
-        "gate",
-        "inverse",
-        "lift",
-        "nonneg",
-        "pad",
-        "power",
-        "producer",
-        "stem",
-        "step",
-        "total",
-    )
-
-    def __init__(self) -> None:
-        self.nonneg = False
-        self.stem: tuple[Any, ...] = ()
-        self.chained = False
-        self.inverse = False
-        self.power = True
-        self.gate = 0
-        self.pad: Callable[[Tensor], Tensor] | None = None
-        self.lift: Callable[[Tensor], Tensor] | None = None
-        self.producer: Any = None
-        self.step: Any = None
-        self.exponent = False
-        self.total: tuple[Any, tuple[int, ...]] | None = None
+    nonneg = False
+    stem: tuple[Any, ...] = ()
+    chained = False
+    inverse = False
+    power = True
+    gate = 0
+    pad: Callable[[Tensor], Tensor] | None = None
+    lift: Callable[[Tensor], Tensor] | None = None
+    producer: Any = None
+    step: Any = None
+    exponent = False
+    total: tuple[Any, tuple[int, ...]] | None = None
 
 
 class Op:

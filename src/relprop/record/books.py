@@ -16,9 +16,16 @@ ENTRIES = ("bias", "epsilon", "constants", "excess", "excluded")
 
 
 class Ledger:
-    """Amounts are scalar tensors that stay on the device until the totals are asked for."""
+    """Amounts are scalar tensors that stay on the device until the totals are asked for.
 
-    def __init__(self, by_site: bool = False) -> None:
+    The nodes of a graph hold its one ledger (and through it nothing of the graph); each backward begins it anew.
+    """
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self, by_site: bool = False) -> None:
+        """Empty it. `by_site`: keep the books of every site too."""
         self.by_site = by_site
         self._amounts: list[Tensor] = []
         self._entries: list[tuple[str, float]] = []

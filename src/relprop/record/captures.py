@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -69,9 +69,9 @@ class Captures:
     def __bool__(self) -> bool:
         return bool(self.places)
 
-    def attach(self, facts: Facts, leaves: Leaves, books: Callable[[], Ledger], carry: bool) -> None:
+    def attach(self, facts: Facts, leaves: Leaves, ledger: Ledger, carry: bool) -> None:
         """What the recorder of this forward knows."""
-        self._facts, self._leaves, self._books, self._carry = facts, leaves, books, carry
+        self._facts, self._leaves, self._ledger, self._carry = facts, leaves, ledger, carry
 
     def names(self, place: Place) -> list[str]:
         """The names of what was captured at a place, in the order of execution."""
@@ -150,9 +150,8 @@ class Captures:
             return None
         kept = self.selecting[name].restrict(values, g, name)
         standing = nonzero(values) if self._carry else values
-        books = self._books()
-        books.open(None)
-        books.add("excluded", dot(standing, g - kept))
+        self._ledger.open(None)
+        self._ledger.add("excluded", dot(standing, g - kept))
         reached = (standing * kept != 0).flatten(1).any(1) if values.ndim > 1 else (standing * kept != 0).any()
         before = self.reached.get(name)
         self.reached[name] = reached if before is None else before | reached

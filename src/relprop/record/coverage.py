@@ -73,5 +73,7 @@ def walk(outputs: Iterable[Tensor]) -> tuple[list[Unknown], int]:
                     else:
                         function, path = metadata.get("relprop.origin", ("", ""))
                         unknown.append(Unknown(name, function, path))
-        stack.extend(n for n, _ in node.next_functions if n is not None)
+        for below, _ in node.next_functions:
+            if below is not None:
+                stack.append(below)
     return unknown, len(seen)

@@ -69,7 +69,7 @@ class Facts:
 
     def put(self, tensor: Tensor, fact: Fact | None) -> None:
         known = self._make(tensor)
-        if fact is not None and any(link.tensor is tensor for link in fact.stem):
+        if fact is not None and fact.stem and any(link.tensor is tensor for link in fact.stem):
             fact.stem, fact.chained = (), False  # changed in place: what it stems from is no more
         known.fact, known.version = fact, tensor._version
 

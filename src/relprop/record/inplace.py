@@ -128,13 +128,13 @@ def _write_natively(rec: Recorder, call: SeenCall, entry: Any, target: Tensor) -
     if share is not None and target._is_view() and target.requires_grad:
         whole = target.clone()  # a hook on a written view would be lost to who reads its base
         call.func(*(whole if a is target else a for a in call.args), **call.kwargs)
-        mark(whole, (call.args, call.kwargs), rec.books, share)
+        mark(whole, (call.args, call.kwargs), rec.ledger, share)
         write(rec, target, whole)
         rec.facts.put(target, None)
         rec.facts.mark_seen(target, seen)
         return target
     result = call.run()
-    mark(target, (call.args, call.kwargs), rec.books, share)
+    mark(target, (call.args, call.kwargs), rec.ledger, share)
     mark_written(target)
     rec.facts.put(target, None)
     rec.facts.mark_seen(target, seen)

@@ -18,7 +18,7 @@ Pass = Callable[[Tensor], Tensor]
 def mark(
     result: Any,
     given: Any,
-    books: Callable[[], Ledger],
+    ledger: Ledger,
     share: Pass | None = None,
     before: Pass = as_is,
     entry: str = "constants",
@@ -28,7 +28,7 @@ def mark(
     stops = {t.grad_fn for t in tensors(given) if t.grad_fn is not None}
     stack = [t.grad_fn for t in outs]
     if (share is not None or before is not as_is) and outs:
-        _hang(outs[0].grad_fn, books, share, before, entry)
+        _hang(outs[0].grad_fn, ledger, share, before, entry)
     while stack:
         node: Any = stack.pop()
         if node is None or node in stops or MARK in node.metadata:
@@ -46,7 +46,7 @@ def own(result: Any, given: Any) -> Any:
 
 def _hang(
     node: Any,
-    books: Callable[[], Ledger],
+    ledger: Ledger,
     share: Pass | None,
     before: Pass,
     entry: str,
@@ -56,7 +56,6 @@ def _hang(
         if g is None:
             return None
         if share is not None:
-            ledger = books()
             ledger.open(None)
             ledger.add(entry, share(g))
         return None if before is as_is else (before(g), *grads[1:])

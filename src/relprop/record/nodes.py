@@ -80,9 +80,11 @@ class Nodes:
 
         node.register_hook(hook)
 
+    @property
+    def has_modules(self) -> bool:
+        return bool(self._classes or self._modules)
+
     def module(self, module: nn.Module) -> str | None:
-        if not self._classes and not self._modules:
-            return None
         return self._modules.get(module) or self._classes.get(type(module))
 
     def forget(self, what: Any) -> None:

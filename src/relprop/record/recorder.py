@@ -35,7 +35,7 @@ from relprop.record.tensors import tensors
 from relprop.record.weakly import weakly
 from relprop.rules import Identity, Signed
 from relprop.rules.base import as_is
-from relprop.selectors import Kind, Positions
+from relprop.selectors import Positions
 from relprop.site import Site
 
 _HEADS = ("softmax", "log_softmax", "sigmoid", "expit", "logsigmoid")
@@ -96,19 +96,15 @@ class Recorder(TorchFunctionMode):
         self.composite = composite
         self.store, self.many = store, many
         self.carry = carry or composite.carries()
-        self.positions = Positions(composite.selectors, totals)
-        self._asks_residual = any(
-            isinstance(s, Kind) and "residual" in s.kinds for selector in composite.selectors for s in selector.walk()
-        )
-        # the graph and the scope must not keep the recorder: through autograd's nodes no cycle is ever collected
-        self.books: Callable[[], Ledger] = weakly(self._open_ledger)
+        self.positions = Positions(composite.census, totals)
+        self.ledger = Ledger()
         self.facts = Facts()
         self.captures = Captures() if captures is None else captures
+        # the scope must not keep the recorder: through autograd's nodes no cycle is ever collected
         self.scope = ModuleScope(model, weakly(self._tap) if self.captures else None, weakly(self._whole))
         self.leaves = Leaves(self.facts, self.scope)
-        self.captures.attach(self.facts, self.leaves, self.books, self.carry != "nowhere")
+        self.captures.attach(self.facts, self.leaves, self.ledger, self.carry != "nowhere")
         self.boxes = Boxes()
-        self.ledger = Ledger()
         self.sites: list[tuple[Site, Decision]] = []
         self.cuts: list[tuple[str, str]] = []
         self.head: tuple[Any, Tensor] | None = None
@@ -165,7 +161,7 @@ class Recorder(TorchFunctionMode):
         for i, value in enumerate(args):
             if isinstance(value, torch.Tensor):
                 if value.requires_grad:
-                    if value.is_leaf and not self._computed_again_from(value):
+                    if value.is_leaf and not (self.replaying and self._computed_again_from(value)):
                         changed = list(args) if changed is None else changed
                         changed[i] = self._alias(value)
                     else:
@@ -180,7 +176,7 @@ class Recorder(TorchFunctionMode):
         for key, value in kwargs.items():
             if isinstance(value, torch.Tensor):
                 if value.requires_grad:
-                    if value.is_leaf and not self._computed_again_from(value):
+                    if value.is_leaf and not (self.replaying and self._computed_again_from(value)):
                         kwargs = {**kwargs, key: self._alias(value)}
                     else:
                         depends = True
@@ -196,9 +192,7 @@ class Recorder(TorchFunctionMode):
 
     def _computed_again_from(self, leaf: Tensor) -> bool:
         """A checkpoint with `use_reentrant=True` starts again from leaves of its own."""
-        return (
-            self.replaying and self.reentrant and not isinstance(leaf, nn.Parameter) and id(leaf) not in self._aliases
-        )
+        return self.reentrant and not isinstance(leaf, nn.Parameter) and id(leaf) not in self._aliases
 
     def _alias(self, parameter: Tensor) -> Tensor:
         known = self._aliases.get(id(parameter))
@@ -250,7 +244,7 @@ class Recorder(TorchFunctionMode):
 
     def parse(self, entry: Any, call: SeenCall) -> Op | Native | Expansion:
         parsed = entry.parse(call)
-        if self._asks_residual and isinstance(parsed, Sum) and parsed.factors == (1.0, 1.0):
+        if self.composite.census.residual and isinstance(parsed, Sum) and parsed.factors == (1.0, 1.0):
             if residual(*parsed.operands):
                 parsed.kind = "residual"
         return parsed
@@ -277,7 +271,7 @@ class Recorder(TorchFunctionMode):
             result = own(result, (call.args, call.kwargs))
         if call.name in SAME and isinstance(result, Tensor):
             self.dtypes.add(result.dtype)
-        mark(result, (call.args, call.kwargs), self.books, native.share)
+        mark(result, (call.args, call.kwargs), self.ledger, native.share)
         self._note(result, native.fact, seen)
         return result
 
@@ -291,16 +285,16 @@ class Recorder(TorchFunctionMode):
             if shape == moving[0].shape:
                 op = Elementwise(call.name)
                 op.carrying = True
-                result = Step.apply(Visit(op, Identity(), site, self.books), run, *moving)
+                result = Step.apply(Visit(op, Identity(), site, self.ledger), run, *moving)
                 self._note(result, native.fact, seen)
                 return result
         result = run()
-        mark(result, (call.args, call.kwargs), self.books, native.share)
+        mark(result, (call.args, call.kwargs), self.ledger, native.share)
         if isinstance(result, Tensor):
             op_sum = Sum((1.0,))
             op_sum.carrying = True
             values = result
-            result = Step.apply(Visit(op_sum, Signed(), site, self.books), values.clone, values)
+            result = Step.apply(Visit(op_sum, Signed(), site, self.ledger), values.clone, values)
         self._note(result, native.fact, seen)
         return result
 
@@ -345,10 +339,10 @@ class Recorder(TorchFunctionMode):
             if before is as_is and call.name == "batch_norm":
                 before = _ordered
             entry = "bias" if isinstance(op, LinearMap) else "constants"
-            mark(result, given, self.books, share, before, entry)
+            mark(result, given, self.ledger, share, before, entry)
             merged = None
         else:
-            visit = Visit(op, rule, site, self.books)
+            visit = Visit(op, rule, site, self.ledger)
             result = Step.apply(visit, run, *operands)
         if isinstance(op, LinearMap):
             op.fact = op.fact or Fact()
@@ -392,7 +386,7 @@ class Recorder(TorchFunctionMode):
     ) -> Tensor:
         """The same out of place: undone should something else read the map's output after all."""
         rectify = Rectify()
-        result = Step.apply(Visit(rectify, _OUTPUT_ALONE, site, self.books), run, operand)
+        result = Step.apply(Visit(rectify, _OUTPUT_ALONE, site, self.ledger), run, operand)
         step.op.rectified = True
         put_back = self.boxes.stand_in(operand, result)
 
@@ -429,7 +423,7 @@ class Recorder(TorchFunctionMode):
                 changed[role] = operand.detach()
                 continue
             rest = (1 - share if scores else 0.0) if role == "v" else -share
-            visit = Visit(Share(role, share, rest), rule, site, self.books)
+            visit = Visit(Share(role, share, rest), rule, site, self.ledger)
             changed[role] = Step.apply(visit, partial(operand.view_as, operand), operand)
         result = op.kernel(changed)
         if not result.requires_grad and any(t.requires_grad for t in changed.values()):
@@ -439,9 +433,9 @@ class Recorder(TorchFunctionMode):
         given = tuple(changed.values())
         if scores and ("v" not in op.roles or not shares.get("v")):  # then no operand's share accounts for the output
             value = result.detach()
-            mark(result, given, self.books, lambda g: dot(value, g), entry="excess")
+            mark(result, given, self.ledger, lambda g: dot(value, g), entry="excess")
         else:
-            mark(result, given, self.books)
+            mark(result, given, self.ledger)
         return result
 
     def _whole(self, module: nn.Module, treat: str, args: tuple[Any, ...], output: Any) -> Any:
@@ -454,7 +448,7 @@ class Recorder(TorchFunctionMode):
         name = type(module).__name__
         call = SeenCall(self, module, name, args, {})
         if treat == "gradient":
-            mark(output, args, self.books)
+            mark(output, args, self.ledger)
             return output
         if not (isinstance(output, Tensor) and output.shape == moving[0].shape):
             raise RegistryError(
@@ -480,9 +474,6 @@ class Recorder(TorchFunctionMode):
             call %= max(self._totals.get(key, 1), 1)
         module = self.scope.module
         return Site(paths, type(module) if module else None, kind, name, family, len(self.sites), call)
-
-    def _open_ledger(self) -> Ledger:
-        return self.ledger
 
     def seen(self, args: Any, kwargs: Any) -> frozenset[int]:
         if not self.positions.entries:

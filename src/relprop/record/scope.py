@@ -58,7 +58,7 @@ class ModuleScope:
         self._stack.append(module)
         if self._tap is not None and self.inside is None and module in self._names:
             args = self._tap_given(module, args)
-        if self._whole is None or self.inside is not None:
+        if self._whole is None or self.inside is not None or not NODES.has_modules:
             return args
         treat = NODES.module(module)
         if treat is None:

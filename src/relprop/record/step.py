@@ -19,7 +19,7 @@ class Visit:
 
     __slots__ = ("ledger", "op", "rule", "site")
 
-    def __init__(self, op: Op, rule: Rule, site: Site, ledger: Callable[[], Ledger]) -> None:
+    def __init__(self, op: Op, rule: Rule, site: Site, ledger: Ledger) -> None:
         self.op, self.rule, self.site, self.ledger = op, rule, site, ledger
 
 
@@ -51,7 +51,7 @@ class Step(torch.autograd.Function):
             return (None,) * (2 + count)
         saved = ctx.saved_tensors  # may recompute a checkpointed segment, which the recorder has to see
         with torch._C.DisableTorchFunction():
-            ledger = visit.ledger()
+            ledger = visit.ledger
             ledger.open(visit.site)
             pulled = visit.op.pull(visit.rule, saved[:count], saved[count:], gs, ledger)
             if ledger.by_site:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from relprop.cli.options import model_options, rule_options
 from relprop.cli.progress import Progress
+from relprop.cli.report import report
 from relprop.cli.table import table
 from relprop.cli.text import text
-
-Command = Callable[..., Any]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, no_args_is_help=True)
@@ -22,57 +21,10 @@ def relprop() -> None:
     """Layer-wise relevance propagation for any PyTorch model, unedited."""
 
 
-def _model_options(command: Command) -> Command:
-    """The options that say which network, with which weights."""
-    options = [
-        click.option(
-            "--model",
-            default="efficientnet-lite0",
-            show_default=True,
-            metavar="MODEL",
-            help="efficientnet-lite0, torchvision:NAME, timm:NAME, or FILE.py:FACTORY.",
-        ),
-        click.option(
-            "--weights",
-            metavar="FILE",
-            help="Weights: .safetensors, or a state dict as torch.save writes it. Never a pickled model.",
-        ),
-        click.option("--size", type=click.IntRange(1), help="Side of the network's input, if not its own."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _rule_options(command: Command) -> Command:
-    """The options that say which rules."""
-    options = [
-        click.option(
-            "--preset",
-            "presets",
-            multiple=True,
-            metavar="NAME",
-            help='A preset, with arguments if it has any: "EpsilonGammaBox(low=-2, high=2)". '
-            "See relprop presets. Repeatable. [default: the one that suits the network]",
-        ),
-        click.option(
-            "--rule",
-            "rows",
-            multiple=True,
-            metavar="SELECTOR=RULE",
-            help="A rule for chosen operations, before the preset's: \"Name('blocks.0.*')=Gamma(0.25)\". "
-            "Repeatable, the first that matches wins. See relprop rules.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 @relprop.command()
 @click.argument("photo")
-@_model_options
-@_rule_options
+@model_options
+@rule_options
 @click.option("--target", metavar="CLASS", help="Index or name of the class to explain. [default: the strongest]")
 @click.option("--classes", metavar="FILE", help="Class names, one a line, where the network's own are not known.")
 @click.option("--out", metavar="FILE", help="Picture to write: .png, .svg or .pdf. [default: PHOTO-relevance.png]")
@@ -104,7 +56,7 @@ def explain(
     PHOTO is a file, or one of the built-in photographs chelsea, coffee and astronaut. With several --preset
     their maps stand side by side.
     """
-    from relprop.cli import report, session
+    from relprop.cli import output, session
     from relprop.render.figure import check_path
     from relprop.render.palette import palette
     from relprop.render.scale import check_options
@@ -120,11 +72,11 @@ def explain(
         scores = session.logits(subject)
         index = session.choose_target(target, scores, subject.loaded.names)
     composites = rules.composites(subject)
-    report.say_notes(subject.loaded.notes)
-    report.say_top(subject, scores)
-    explained = report.explain_all(subject, composites, index)
-    report.say_explained(subject, scores, index, explained)
-    figure = report.draw(
+    output.say_notes(subject.loaded.notes)
+    output.say_top(subject, scores)
+    explained = output.explain_all(subject, composites, index)
+    output.say_explained(subject, scores, index, explained)
+    figure = output.draw(
         subject,
         index,
         scores,
@@ -143,8 +95,8 @@ def explain(
 
 @relprop.command()
 @click.argument("photo", required=False)
-@_model_options
-@_rule_options
+@model_options
+@rule_options
 def plan(
     photo: str | None,
     model: str,
@@ -157,15 +109,15 @@ def plan(
 
     PHOTO, if given, is what the forward runs on; otherwise a grey picture.
     """
-    from relprop.cli import report, session
+    from relprop.cli import output, session
 
     rules = session.Rules.read(presets, rows)
     with Progress() as progress:
         progress.step("loading")
         subject = session.prepare(photo, model, weights, size=size)
-    report.say_notes(subject.loaded.notes)
+    output.say_notes(subject.loaded.notes)
     for _, composite in rules.composites(subject):
-        report.say_plan(subject, composite)
+        output.say_plan(subject, composite)
 
 
 @relprop.command()
@@ -207,5 +159,6 @@ def demo(out: str, photos: tuple[str, ...]) -> None:
     run(Path(out), photos)
 
 
+relprop.add_command(report)
 relprop.add_command(table)
 relprop.add_command(text)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from relprop.cli import report, session
+from relprop.cli import output, session
 from relprop.cli.progress import Progress
 from relprop.errors import InputError
 from relprop.models import load_model, read_photo
@@ -41,16 +41,16 @@ def run(folder: Path, photos: Sequence[str] = ()) -> None:
     paths = [check_path(folder / f"{Path(photo).stem}.png") for photo in chosen]
 
     composites = rules.composites(subjects[0])
-    report.say_plan_in_short(subjects[0], composites[0][1])
+    output.say_plan_in_short(subjects[0], composites[0][1])
     written = []
     for photo, subject, path in zip(chosen, subjects, paths, strict=True):
         click.echo(f"\n{photo}")
         scores = session.logits(subject)
-        report.say_top(subject, scores)
+        output.say_top(subject, scores)
         index = session.choose_target(None, scores, subject.loaded.names)
-        explained = report.explain_all(subject, composites, index)
-        report.say_explained(subject, scores, index, explained)
-        written.append(save(report.draw(subject, index, scores, explained), path))
+        explained = output.explain_all(subject, composites, index)
+        output.say_explained(subject, scores, index, explained)
+        written.append(save(output.draw(subject, index, scores, explained), path))
     click.echo(
         "\ninput, bias, ...: where the score went. What biases absorb does not reach the photograph; with\n"
         "--preset \"EpsilonPlusFlat(bias='zero')\" relprop explain passes it on."

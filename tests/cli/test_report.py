@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import relprop as rp
 from relprop.cli import main
@@ -86,8 +85,6 @@ def test_what_is_asked_for_twice_is_there_once(relprop: Run, photo: Path, networ
 
 
 def test_names_of_files_and_classes_are_escaped(relprop: Run, photo: Path, network: Path, tmp_path: Path) -> None:
-    from urllib.parse import quote
-
     name = EVIL.replace("/", "∕") + ".png"  # no file name holds a slash
     wicked = tmp_path / name
     wicked.write_bytes(photo.read_bytes())
@@ -98,11 +95,9 @@ def test_names_of_files_and_classes_are_escaped(relprop: Run, photo: Path, netwo
     assert said.code == 0, said.err
     found = Page(tmp_path / "a.html")
     check_closed(found)
-    assert (
-        name in found.text and EVIL in found.texts and f"{EVIL} (0)" in found.texts and "<b>two</b> (1)" in found.texts
-    )
-    assert {"b", "script"} & {tag for tag, _ in found.elements} == {"b", "script"} and len(found.all("script")) == 2
-    assert quote("<") not in found.text
+    assert name in found.text and EVIL in found.texts
+    assert f"{EVIL} (0)" in found.texts and "<b>two</b> (1)" in found.texts
+    assert len(found.all("script")) == 2 and not found.all("img", src="x")
 
 
 @pytest.mark.parametrize(
@@ -167,4 +162,3 @@ def test_progress_is_told_for_every_map(
     explaining = [text for text in told if text.startswith("explaining")]
     assert explaining == [f"explaining class {t} with {r}" for r in ("EpsilonPlus", "Zero") for t in (0, 2)]
     assert told[0] == "loading" and told[-1] == "writing the page"
-    assert not torch.is_inference_mode_enabled()

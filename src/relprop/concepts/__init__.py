@@ -20,3 +20,6 @@ from relprop.concepts.virtual import STFT as STFT
 from relprop.concepts.virtual import Basis as Basis
 from relprop.concepts.virtual import Matrix as Matrix
 from relprop.concepts.virtual import explain_in as explain_in
+from relprop.concepts.walks import Walk as Walk
+from relprop.concepts.walks import Walks as Walks
+from relprop.concepts.walks import walk_relevance as walk_relevance

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from relprop.concepts.within import Within
 from relprop.errors import InputError
 from relprop.explain import LRP, Explanation
 from relprop.record.nodes import NODES
@@ -215,22 +216,6 @@ class _Synthesis(nn.Module):
         return self.basis.synthesise(c, self.like)
 
 
-class _Inspected(nn.Module):
-    """The model behind a virtual layer. Its modules keep their own paths, so that selectors mean what they meant."""
-
-    def __init__(self, model: nn.Module, layer: _Synthesis) -> None:
-        super().__init__()
-        self._parts = (layer, model)  # a tuple: not registered as submodules
-        self.training = False
-
-    def named_modules(self, *args: Any, **kwargs: Any) -> Any:
-        return self._parts[1].named_modules(*args, **kwargs)
-
-    def forward(self, c: Tensor, *args: Any, **kwargs: Any) -> Any:
-        layer, model = self._parts
-        return model(layer(c), *args, **kwargs)
-
-
 def explain_in(basis: Basis, lrp: LRP, x: Tensor, *args: Any, **options: Any) -> Explanation:
     """Explain a model's output in a basis of its first input.
 
@@ -265,7 +250,7 @@ def explain_in(basis: Basis, lrp: LRP, x: Tensor, *args: Any, **options: Any) ->
     _check_inverse(basis, x, layer(coefficients))
     NODES.register_module(layer, "gradient")
     try:
-        inspected = LRP(_Inspected(lrp.model, layer), composite)
+        inspected = LRP(Within(lrp.model, lambda model, c, *more, **named: model(layer(c), *more, **named)), composite)
         return inspected.explain(coefficients, *args, **options)
     finally:
         NODES.forget(layer)

@@ -171,6 +171,30 @@ def test_token_ids_have_attributions_of_their_own_shape() -> None:
     assert relevance.shape == ids.shape and relevance.is_floating_point()
 
 
+def test_every_layer_that_runs_and_the_model_itself() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    model[1].add_module("unused", nn.Linear(3, 3))
+    x = torch.randn(2, 4).double()
+    every = LayerLRP(model, None).attribute(x, target=1)
+    assert [r.shape for r in every] == [(2, 5), (2, 3)]
+    whole, delta = LayerLRP(model, model).attribute(x, target=1, return_convergence_delta=True)
+    torch.testing.assert_close(whole[:, 1], model(x)[:, 1].detach())
+    assert float(delta.abs().max()) == 0
+
+
+def test_numpys_numbers_and_relevance_are_targets_too() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double(), torch.randn(2, 4).double()
+    lrp = LRP(model)
+    torch.testing.assert_close(lrp.attribute(x, target=np.int64(2)), lrp.attribute(x, target=2))
+    torch.testing.assert_close(lrp.attribute(x, target=np.array([2, 0])), lrp.attribute(x, target=[2, 0]))
+    seed = torch.zeros(2, 3).double()
+    seed[:, 1] = model(x)[:, 1].detach()
+    given, delta = lrp.attribute(x, target=seed, return_convergence_delta=True)
+    wanted, wanted_delta = lrp.attribute(x, target=1, return_convergence_delta=True)
+    torch.testing.assert_close(given, wanted)
+    torch.testing.assert_close(delta, wanted_delta)
+
+
 def test_the_model_is_as_it_was_also_after_an_error() -> None:
     model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
     before = snapshot(model)
@@ -200,7 +224,9 @@ def test_pictures_by_captum() -> None:
         (lambda m, x: LayerLRP(m, "body.first"), "no module named 'body.first'; nearest names: body.fist"),
         (lambda m, x: LayerLRP(m, nn.Linear(4, 5)), "not a module of this model; modules of its class: body.fist"),
         (lambda m, x: LayerLRP(m, 3), "a module or its path, got int"),
-        (lambda m, x: LayerLRP(m, "unused").attribute(x, target=0), "came out of 'unused'"),
+        (lambda m, x: LayerLRP(m, "unused").attribute(x, target=0), "passed 'unused' in this forward"),
+        (lambda m, x: LRP(m.forward), "a torch.nn.Module, got method"),
+        (lambda m, x: LRP(m).attribute(x, target="cat"), "not understood"),
     ],
 )
 def test_bad_input(call: Any, message: str) -> None:

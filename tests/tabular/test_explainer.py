@@ -141,8 +141,17 @@ def test_relevance_at_layers(rows: np.ndarray[Any, Any]) -> None:
     assert list(found.layers) == ["0", "1", "2"]
     assert found.layers["2"].tolist() == [0.0, found.output, 0.0]
     np.testing.assert_allclose(found.layers["1"].sum(), found.output - model[2].bias[1].item())
-    with pytest.raises(rp.RelpropError, match="no module is named '9'"):
+    with pytest.raises(rp.RelpropError, match="no module or parameter is named '9'"):
         Explainer(model).explain_with_layer_relevances(rows[0], 1, ["9"])
+
+
+def test_layers_that_do_not_run_have_no_relevance(rows: np.ndarray[Any, Any]) -> None:
+    model = net()
+    model[1].add_module("unused", nn.Linear(3, 3).double())
+    found = Explainer(model).explain_with_layer_relevances(rows[0], 1)
+    assert list(found.layers) == ["0", "2"] and "1.unused" in Explainer(model).layers()
+    with pytest.raises(rp.RelpropError, match="passed '1.unused'"):
+        Explainer(model).explain_with_layer_relevances(rows[0], 1, ["1.unused"])
 
 
 def test_comparing_rules(rows: np.ndarray[Any, Any]) -> None:

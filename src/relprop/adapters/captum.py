@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from relprop.adapters.explained import explained_values
-from relprop.adapters.modules import InputsOf, path_of, pattern
+from relprop.adapters.modules import path_of, pattern
 from relprop.composite import Composite, Row, as_composite
 from relprop.errors import InputError, RuleError
 from relprop.explain import LRP as Engine
@@ -25,6 +25,7 @@ from relprop.extras import require
 from relprop.numerics import Epsilons
 from relprop.ops.maps import LinearMap
 from relprop.presets import UniformEpsilon
+from relprop.record.places import INPUT
 from relprop.rules import EpsilonPool, Pass, Signed
 from relprop.rules.steps import StepRule
 from relprop.selectors import Kind, Name
@@ -116,6 +117,8 @@ class LRP(_GradientAttribution):
     """
 
     def __init__(self, model: nn.Module, composite: Any = None) -> None:
+        if not isinstance(model, nn.Module):
+            raise InputError(f"LRP needs the model itself, a torch.nn.Module, got {type(model).__name__}")
         _GradientAttribution.__init__(self, model)
         self.model = model
         self._composite = UniformEpsilon(EPSILON) if composite is None else as_composite(composite)
@@ -140,16 +143,17 @@ class LRP(_GradientAttribution):
         """Relevance of the inputs: a tensor for a tensor, a tuple for a tuple, and the delta of each sample if asked.
 
         inputs   a tensor or a tuple of them, samples first. Token ids get the sum over their embedding
-        target   None for one value a sample; an int, a tuple of ints, a tensor or list of ints, a list of tuples
+        target   None for one value a sample; an int, a tuple of ints, a tensor or list of ints, a list of tuples; and
+                 every form that `relprop.LRP.explain` has
         additional_forward_args  further arguments of the model, which get no attribution
         verbose  print the rule of every operation
         """
         call = Call(inputs, additional_forward_args, target)
-        found = self._explain(self.model, call, (), verbose)
+        found = self._explain(call, (), verbose)
         relevance = call.attributions(found)
         if not return_convergence_delta:
             return relevance
-        return relevance, self.compute_convergence_delta(relevance, self._explained(call, found))
+        return relevance, self.compute_convergence_delta(relevance, found.explained)
 
     def compute_convergence_delta(self, attributions: Tensor | tuple[Tensor, ...], output: Tensor) -> Tensor:
         """The explained output minus the sum of attributions, for each sample."""
@@ -159,13 +163,9 @@ class LRP(_GradientAttribution):
     def attribute_future(self) -> None:
         raise NotImplementedError("attribute_future is not implemented for LRP")
 
-    def _engine(self, model: nn.Module) -> Engine:
-        return Engine(model, WithRules(rows_of(self.model), self._composite))
-
-    def _explain(self, model: nn.Module, call: Call, layers: Sequence[str], verbose: bool) -> Explanation:
-        found = self._engine(model).explain(
-            *call.args, target=call.engine_target(self.model), wrt=call.positions, layers=layers
-        )
+    def _explain(self, call: Call, layers: Sequence[str], verbose: bool) -> Explanation:
+        engine = Engine(self.model, WithRules(rows_of(self.model), self._composite))
+        found = engine.explain(*call.args, target=call.engine_target(self.model), wrt=call.positions, layers=layers)
         if call.target is None and found.output.ndim > 1 and found.output[0].numel() != 1:
             raise InputError(
                 f"target is needed: the output has shape {tuple(found.output.shape)}, more than one value a sample"
@@ -174,24 +174,19 @@ class LRP(_GradientAttribution):
             print(found.plan)
         return found
 
-    def _explained(self, call: Call, found: Explanation) -> Tensor:
-        singles = call.singles()
-        return explained_values(
-            found, call.select(found.output), lambda i: self._explain(self.model, singles[i], (), False)
-        )
-
 
 class LayerLRP(LRP, _LayerAttribution):
     """`captum.attr.LayerLRP`: relevance at the output, or the input, of one layer or of several.
 
-    layer  a module or its path, or a list of them; None: every module that holds no other
+    layer  a module or its path, or a list of them; None: every module that holds no other, of those that run
     """
 
     def __init__(self, model: nn.Module, layer: Any, composite: Any = None) -> None:
         LRP.__init__(self, model, composite)
+        self.layer = layer
+        self._all = layer is None
         if layer is None:
             layer = [m for m in model.modules() if not list(m.children())]
-        self.layer = layer
         self.device_ids = getattr(model, "device_ids", None)
         several = isinstance(layer, (list, tuple))
         self._paths = [path_of(model, entry) for entry in (layer if several else [layer])]
@@ -212,27 +207,21 @@ class LayerLRP(LRP, _LayerAttribution):
         A layer that runs several times in a forward gives a tuple, one entry a run.
         """
         call = Call(inputs, additional_forward_args, target)
-        if attribute_to_layer_input:
-            tapped = InputsOf(self.model, self._paths)
-            found = self._explain(tapped, call, tapped.patterns, verbose)
-            relevance = [tapped.relevance(found.layers, path) for path in self._paths]
-        else:
-            found = self._explain(self.model, call, [pattern(path) for path in self._paths], verbose)
-            relevance = [_at(found, path) for path in self._paths]
+        end = INPUT if attribute_to_layer_input else ""
+        asked = ["*"] if self._all else [pattern(path) for path in self._paths]
+        found = self._explain(call, [place + end for place in asked], verbose)
+        paths = [path for path in self._paths if not self._all or path + end in found.layers]
+        relevance = [_at(found, path + end) for path in paths]
         result = relevance if self._several else relevance[0]
         if not return_convergence_delta:
             return result
-        explained = self._explained(call, found)
-        deltas = [self.compute_convergence_delta(r, explained) for r in relevance]
+        deltas = [self.compute_convergence_delta(r, found.explained) for r in relevance]
         return result, deltas if self._several else deltas[0]
 
 
-def _at(found: Explanation, path: str) -> Any:
-    relevance = found.layers.get(path)
-    if relevance is None:
-        raise InputError(
-            f"nothing that depends on the input came out of {path!r}: it did not run, or no gradient left it"
-        )
+def _at(found: Explanation, name: str) -> Any:
+    """Relevance at a place; a tuple where it was passed several times."""
+    relevance = found.layers[name]
     return tuple(relevance) if isinstance(relevance, list) else relevance
 
 
@@ -260,8 +249,10 @@ class Call:
         return shaped if self.tuple else shaped[0]
 
     def engine_target(self, model: nn.Module) -> Any:
-        """Captum's forms of a target as relprop's."""
+        """Captum's forms of a target as relprop's; numpy's numbers and arrays too."""
         target = self.target
+        if isinstance(target, np.generic | np.ndarray):
+            target = torch.as_tensor(np.asarray(target))
         if isinstance(target, Tensor) and target.numel() == 1:
             return int(target)
         if isinstance(target, list) and target and isinstance(target[0], tuple):
@@ -274,32 +265,3 @@ class Call:
                 mask[(i, *index)] = True
             return mask
         return target
-
-    def select(self, output: Tensor) -> Tensor:
-        """The explained value of each sample, [N]."""
-        target = self.target
-        if target is None:
-            return output.reshape(-1)
-        if isinstance(target, Tensor) and target.numel() == 1:
-            target = int(target)
-        if isinstance(target, int):
-            return output[:, target] if output.ndim > 1 else output[target].reshape(1)
-        if isinstance(target, tuple):
-            return output[(slice(None), *target)]
-        if isinstance(target, list) and isinstance(target[0], tuple):
-            return torch.stack([output[(i, *index)] for i, index in enumerate(target)])
-        index = torch.as_tensor(target, device=output.device)
-        return output.gather(1, index.reshape(-1, 1)).squeeze(1)
-
-    def singles(self) -> list[Call]:
-        """The samples one by one."""
-        count = len(self.inputs[0])
-        calls = []
-        for i in range(count):
-            args = [a[i : i + 1] if isinstance(a, Tensor) and a.ndim and len(a) == count else a for a in self.args]
-            target = self.target
-            if isinstance(target, (list, Tensor)) and len(target) == count:
-                target = target[i]
-            inputs = tuple(args[: len(self.inputs)])
-            calls.append(Call(inputs, tuple(args[len(self.inputs) :]), target))
-        return calls

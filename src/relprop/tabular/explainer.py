@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import relprop.presets as presets
-from relprop.adapters.explained import explained_values
 from relprop.adapters.modules import pattern
 from relprop.composite import Composite, Row, as_composite
 from relprop.errors import InputError
 from relprop.explain import LRP, Explanation
+from relprop.progress import track
 from relprop.rules import AlphaBeta, Epsilon, Flat, Gamma, LinearRule, Rule, WSquare, Zero, ZPlus
 from relprop.selectors import LINEAR_MAPS, Name
 from relprop.tabular.convert import Converted, from_sklearn
@@ -135,7 +135,7 @@ class Explainer:
 
         target  index or name of an output; None: the predicted class, or the only output
         """
-        return self._explain(self._single(instance), target, ())[0]
+        return self._explain(self._single(instance), target)[0]
 
     def explain_batch(self, data: Any, target: Any = None, labels: Sequence[Any] | None = None) -> Results:
         """Explain many instances in one batched pass: an array with them in its first dimension, a frame, or dicts.
@@ -148,14 +148,13 @@ class Explainer:
             if len(labels) != len(table.values):
                 raise InputError(f"labels has {len(labels)} entries for {len(table.values)} instances")
             table = table._replace(labels=list(labels))
-        return self._explain(table, target, ())
+        return self._explain(table, target)
 
     def explain_with_layer_relevances(
         self, instance: Any, target: Any = None, layers: Sequence[str] | None = None
     ) -> Result:
         """As `explain`, with relevance at the outputs of layers in `Result.layers`; None: of all that have some."""
-        wanted = self.layers() if layers is None else list(layers)
-        return self._explain(self._single(instance), target, wanted, strict=layers is not None)[0]
+        return self._explain(self._single(instance), target, layers)[0]
 
     def compare_rules(
         self, instance: Any, target: Any = None, rules: Sequence[Any] = ("epsilon", "gamma", "alpha_beta", "z_plus")
@@ -165,7 +164,7 @@ class Explainer:
         found = Comparison()
         for rule in rules:
             composite = self._composite(rule)
-            result = self._explain(table, target, (), other=(LRP(self._core, composite), composite))[0]
+            result = self._explain(table, target, other=(LRP(self._core, composite), composite))[0]
             found[rule if isinstance(rule, str) else result.rules] = result
         return found
 
@@ -173,25 +172,24 @@ class Explainer:
         self,
         table: Table,
         target: Any,
-        layers: Sequence[str],
-        *,
-        strict: bool = True,
+        layers: Sequence[str] | None = (),
         other: tuple[LRP, Composite | None] | None = None,
     ) -> Results:
         lrp, composite = other or (self._lrp, self.composite)
         results: list[Result] = []
         given = _spread(target, len(table.values))
         x = self._tensor(table)
-        for start in range(0, len(x), self.batch_size):
+        starts = range(0, len(x), self.batch_size)
+        for start in track(starts, len(starts), "explaining") if len(starts) > 1 else starts:
             part = slice(start, start + self.batch_size)
-            found, more = self._explain_part(lrp, x[part], table.values[part], given[part], layers, strict)
+            found, more = self._explain_part(lrp, x[part], table.values[part], given[part], layers)
             _check_used(found, composite)
             results += more
         labels = table.labels or [None] * len(results)
         return Results([replace(r, label=label) for r, label in zip(results, labels, strict=True)])
 
     def _explain_part(
-        self, lrp: LRP, x: Tensor, values: Any, asked: Sequence[Any], layers: Sequence[str], strict: bool
+        self, lrp: LRP, x: Tensor, values: Any, asked: Sequence[Any], layers: Sequence[str] | None
     ) -> tuple[Explanation, list[Result]]:
         raw = self._run(x)
         output = self._outputs(raw)
@@ -200,16 +198,12 @@ class Explainer:
         units = torch.zeros_like(targets) if one_logit else targets
         signs = torch.where(one_logit & (targets == 0), -1.0, 1.0).to(output.dtype)
         mask = torch.zeros_like(output, dtype=torch.bool).scatter(1, units[:, None], True)
-        found = lrp.explain(x, target=mask.reshape(raw.shape), layers=[pattern(p) for p in layers])
+        found = lrp.explain(x, target=mask.reshape(raw.shape), layers=_patterns(layers))
         if bool((signs < 0).any()):
             _check_mirrored(found)
-        outputs = explained_values(
-            found,
-            output.gather(1, units[:, None]).squeeze(1),
-            lambda i: lrp.explain(x[i : i + 1], target=mask[i : i + 1].reshape(raw[:1].shape)),
-        )
         relevance = _signed(self._of_columns(found.relevance), signs)
-        at = {path: _signed(r, signs) for path in layers if (r := _only(found, path, strict)) is not None}
+        wanted, strict = (self.layers(), False) if layers is None else (layers, True)
+        at = {path: _signed(r, signs) for path in wanted if (r := _only(found, path, strict)) is not None}
         names = self._output_names(output)
         return found, [
             Result(
@@ -218,7 +212,7 @@ class Explainer:
                 relevance=relevance[i],
                 target=int(targets[i]),
                 target_name=names[int(targets[i])],
-                output=float(outputs[i] * signs[i]),
+                output=float(found.explained[i] * signs[i]),
                 rules=found.plan.composite,
                 layers={path: r[i] for path, r in at.items()},
             )
@@ -371,6 +365,10 @@ def _check_mirrored(found: Explanation) -> None:
 
 def _signed(relevance: Any, signs: Tensor) -> np.ndarray[Any, Any]:
     return (relevance * signs.reshape(-1, *(1,) * (relevance.ndim - 1))).cpu().numpy()
+
+
+def _patterns(layers: Sequence[str] | None) -> list[str]:
+    return ["*"] if layers is None else [pattern(path) for path in layers]
 
 
 def _only(found: Explanation, path: str, strict: bool) -> Tensor | None:

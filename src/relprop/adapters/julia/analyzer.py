@@ -90,20 +90,22 @@ def analyze(input: Any, lrp: LRP, output_selection: Any = None, *, layerwise_rel
     input             a tensor, samples first
     output_selection  None: the strongest; an index, or a tuple of indices; or relevance at the whole output
     """
-    paths = [pattern(path) for _, path, _, _ in lrp.layers if path] if layerwise_relevances else []
     try:
         found = lrp.engine.explain(
             input,
             target=output_selection,
             seed="one" if lrp.normalize_output_relevance else "value",
             unknown="gradient" if lrp.skip_checks else "error",
-            layers=paths,
+            layers=["*"] if layerwise_relevances else (),
         )
     except RelpropError:
         if lrp.verbose and not lrp.skip_checks:
             print(_summary(lrp.model, lrp.engine.check(input)))
         raise
-    extras = {"layerwise_relevances": dict(found.layers)} if layerwise_relevances else None
+    extras = None
+    if layerwise_relevances:
+        paths = [path for _, path, _, _ in lrp.layers]
+        extras = {"layerwise_relevances": {path: found.layers[path] for path in paths if path in found.layers}}
     return Analysis(found.relevance, input, found.output, found.target, extras=extras)
 
 

@@ -52,6 +52,17 @@ class Units:
         """The relevance of every unit, from the values and the modified gradient: [samples, units]."""
         return self.total(values * g)
 
+    def read(self, relevance: Tensor, values: Tensor, g: Tensor) -> Tensor:
+        """The same where the relevance is known, which may also stand on values that are zero: [samples, units]."""
+        return self.total(relevance)
+
+    def part(self, values: Tensor) -> Tensor:
+        """What of the values lies in the chosen units; over all units the parts add up to what the units can tell."""
+        return values * self.mask(values).to(values.dtype)
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(str, self.index))})"
+
     def _checked(self, count: int, what: str, values: Tensor) -> list[int]:
         wrong = [i for i in self.index if not (isinstance(i, int) and -count <= i < count)]
         if wrong:
@@ -206,6 +217,9 @@ class Mask(Units):
     def total(self, relevance: Tensor) -> Tensor:
         return (relevance * self.mask(relevance)).flatten(1).sum(1, keepdim=True)
 
+    def __str__(self) -> str:
+        return f"Mask(of shape {tuple(self.values.shape)})"
+
 
 @dataclass(frozen=True, init=False, eq=False)
 class Directions(Units):
@@ -260,6 +274,14 @@ class Directions(Units):
         h = values.movedim(dim, -1) @ inverse
         return (h * (g.movedim(dim, -1) @ v.T)).flatten(1, -2).sum(1) if values.ndim > 2 else h * (g @ v.T)
 
+    def read(self, relevance: Tensor, values: Tensor, g: Tensor) -> Tensor:
+        return self.relevance(values, g)
+
+    def part(self, values: Tensor) -> Tensor:
+        dim, v, inverse = self._basis(values)
+        chosen = self._checked(len(v), "direction", values) if self.index else list(range(len(v)))
+        return (values.movedim(dim, -1) @ inverse[:, chosen] @ v[chosen]).movedim(-1, dim)
+
 
 @dataclass(frozen=True, eq=False)
 class Rows(Units):
@@ -268,9 +290,15 @@ class Rows(Units):
     parts: tuple[Units, ...]
 
     def restrict(self, values: Tensor, g: Tensor, where: str) -> Tensor:
-        size = values.shape[0] // len(self.parts)
-        pairs = zip(self.parts, values.split(size), g.split(size), strict=True)
+        count = len(self.parts)
+        if values.ndim < 2 or values.shape[0] % count:
+            raise InputError(f"at {where!r}: the first dimension of {tuple(values.shape)} does not divide into {count} "
+                             "parts, each with units of its own")  # fmt: skip
+        pairs = zip(self.parts, values.chunk(count), g.chunk(count), strict=True)
         return torch.cat([part.restrict(v, h, where) for part, v, h in pairs])
+
+    def __str__(self) -> str:
+        return f"Rows({', '.join(map(str, self.parts))})"
 
 
 def as_units(given: Any) -> Units:

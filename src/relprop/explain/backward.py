@@ -20,7 +20,7 @@ from relprop.explain.seed import Seed
 from relprop.numerics import dot, nonzero, numbers
 from relprop.record import Captures, Leaf, Ledger, Recorder
 from relprop.record.tensors import tensors
-from relprop.units import Units
+from relprop.units import Rows, Units
 
 #: Tensors with the modified gradients at them, from which a backward goes down.
 Front = list[tuple[Tensor, Tensor]]
@@ -272,19 +272,28 @@ def _last(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _unreached(captures: Captures) -> tuple[str, ...]:
-    """What is said of conditions that no relevance passes."""
+    """What is said of conditions that no relevance passes; a warning where that is so in every sample."""
     notes = []
     for name, units in captures.selecting.items():
         reached = captures.reached.get(name)
-        if reached is not None and bool(reached.all()):
-            continue
-        if reached is None:
-            note = f"no relevance comes to {name}: it does not lie between the input and what is explained"
-        else:
-            note = f"no relevance passes {name} under {units}: values or modified gradients are zero there"
-        if reached is None or not bool(reached.any()):
-            warnings.warn(note, RelpropWarning, stacklevel=2)
-        else:
-            note += f" in {int((~reached).sum())} of {len(reached)} samples"
-        notes.append(note)
-    return tuple(notes)
+        parts = units.parts if isinstance(units, Rows) and reached is not None else (units,)
+        each = [None] if reached is None else list(reached.reshape(-1).chunk(len(parts)))
+        for part, found in zip(parts, each, strict=True):
+            note = unreached(name, part, found)
+            if note and (found is None or not bool(found.any())):
+                warnings.warn(note, RelpropWarning, stacklevel=2)
+            notes += [note] if note else []
+    return tuple(dict.fromkeys(notes))
+
+
+def unreached(name: str, units: Any, reached: Tensor | None) -> str | None:
+    """The sentence that says that relevance does not pass a condition, or not in every sample.
+
+    reached  whether it does, by sample; None: the place lies on no way from the input to what is explained
+    """
+    if reached is None:
+        return f"no relevance comes to {name}: it does not lie between the input and what is explained"
+    if bool(reached.all()):
+        return None
+    note = f"no relevance passes {name} under {units}: values or modified gradients are zero there"
+    return note + f" in {int((~reached).sum())} of {len(reached)} samples" if bool(reached.any()) else note

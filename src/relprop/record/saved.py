@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -54,6 +54,16 @@ class Boxes:
                 box = reference()
                 if box is not None:
                     box.value = box.value.clone()
+
+    def size(self, besides: Iterable[Tensor] = ()) -> int:
+        """How many bytes are kept, each storage counted once. `besides`: tensors that live anyway, such as weights."""
+        counted = {t.untyped_storage()._cdata for t in besides if t.layout is torch.strided}
+        total = 0
+        for storage, references in self._by_storage.items():
+            box = next((b for r in references if (b := r()) is not None), None)
+            if box is not None and storage not in counted:
+                total += box.value.untyped_storage().nbytes()
+        return total
 
     def kept(self, tensor: Tensor) -> int:
         """How many nodes keep something of the tensor's storage."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import relprop as rp
 from relprop.concepts import least, prune_units, unit_relevance
+from relprop.units import Directions, Heads
 from tests.support.compare import assert_close
 from tests.support.networks import residual_net
 
@@ -80,17 +81,21 @@ class Attention(nn.Module):
         return self.project(torch.relu(self.heads(x))).mean(1)
 
 
-def test_groups_are_heads() -> None:
+def test_heads_where_the_projection_reads_them() -> None:
     torch.manual_seed(0)
     model, x = Attention().double(), torch.randn(2, 5, 6, dtype=F64)
     lrp = rp.LRP(model, rp.Zero())
-    each = unit_relevance(lrp, [x], "heads", target=0, axis=-1)["heads"]
-    heads = unit_relevance(lrp, [x], "heads", target=0, axis=-1, groups={"head*": 4})["heads"]
-    assert_close(heads, each.view(4, 2).sum(1), 1e-12)
-    # without a head: what reads it is masked
-    pruned = prune_units(copy.deepcopy(model), {"project": [1]}, side="input", groups={"project": 4})
+    each = unit_relevance(lrp, [x], "project:in", target=0)["project:in"]
+    heads = unit_relevance(lrp, [x], "project:in", target=0, units=Heads(of=4))
+    hidden = torch.relu(model.heads(x))
+    expected = (hidden * model.project.weight[0] / 5).abs().sum((0, 1)).detach()
+    assert_close(each, expected, 1e-10)
+    assert_close(heads["project:in"], expected.view(4, 2).sum(1), 1e-10)
+    weakest = least(heads, 1)
+    gone = int(weakest["project:in"])
+    pruned = prune_units(copy.deepcopy(model), weakest, groups={"*:in": 4})
     with torch.no_grad():
-        model.project.weight[:, 2:4] = 0
+        model.project.weight[:, 2 * gone : 2 * gone + 2] = 0
     assert_close(pruned(x).detach(), model(x).detach(), 1e-12)
 
 
@@ -204,10 +209,10 @@ def test_bad_data() -> None:
         unit_relevance(lrp, data, "0", target="true")
     with pytest.raises(rp.InputError, match="is named 'conv'"):
         unit_relevance(lrp, data, "conv")
-    with pytest.raises(rp.InputError, match="cannot be cut into 3 equal groups"):
-        unit_relevance(lrp, data, "0", groups={"*": 3})
-    with pytest.raises(rp.InputError, match="has no axis 4"):
-        unit_relevance(lrp, data, "0", axis=4)
+    with pytest.raises(rp.InputError, match="at '0': the last dimension of .* does not divide into 5 heads"):
+        unit_relevance(lrp, data, "0", units=Heads(of=5))
+    with pytest.raises(rp.InputError, match="directions are not parts of a layer"):
+        unit_relevance(lrp, data, "0", units=Directions(torch.eye(4)))
     with pytest.raises(rp.InputError, match="reduce must be"):
         unit_relevance(lrp, data, "0", reduce="max")  # type: ignore[arg-type]
     with pytest.raises(rp.InputError, match="got 3 parts"):
@@ -228,8 +233,7 @@ def test_layers_that_no_relevance_reaches() -> None:
         ({"stm": [0]}, {}, "no module is named 'stm'; nearest names: stem"),
         ({"blocks": [0]}, {}, "a Sequential without weights"),
         ({"stem": [4]}, {}, r"stem has 4 units; asked for were \[4\]"),
-        ({"stem": [0]}, {"side": "up"}, "side must be"),
-        ({"blocks.0.norm1": [0]}, {"side": "input"}, "no inputs of its own"),
+        ({"blocks.0.norm1:in": [0]}, {}, "BatchNorm2d reads every unit by itself"),
         ({"stem": [0]}, {"groups": {"*": 3}}, "cannot be cut into 3 equal groups"),
     ],
     ids=str,

@@ -11,7 +11,6 @@ relevance are masked with `torch.nn.utils.prune`. [Yeom et al. 2021, "Pruning by
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -22,9 +21,11 @@ from torch.nn.utils import prune
 
 from relprop.errors import InputError
 from relprop.explain import LRP
+from relprop.record.places import INPUT, nearest
+from relprop.units import Channels, Directions, Units
 
 Scores = Mapping[str, Tensor]
-Units = dict[str, Tensor]
+Chosen = dict[str, Tensor]
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -35,25 +36,24 @@ def unit_relevance(
     *,
     target: Any = "label",
     reduce: Literal["abs", "sum"] = "abs",
-    axis: int = 1,
-    groups: Mapping[str, int] | None = None,
+    units: Units | None = None,
     **options: Any,
 ) -> dict[str, Tensor]:
     """The relevance of every unit of some modules over a data set.
 
     data     batches: (x, labels), or x alone; x a tensor, or a dict of keywords
-    layers   paths of modules, or patterns: relevance is read at their outputs
+    layers   places: paths of modules for their outputs, "path:in" for what they are given; patterns allowed
     target   "label": each sample's label; "predicted": the arg max; anything else as for `LRP.explain`
     reduce   "abs": sum of |R|; "sum": sum of R, so that what speaks for and against cancels
-    axis     which axis of a module's output holds the units: 1 for [N, C, H, W], -1 for tokens [N, T, D]
-    groups   by pattern of paths: so many units in equal groups of neighbours, as the heads of attention are
+    units    what a unit is; by default `Channels()`. The heads of attention are `Heads(of=12)` where the output
+             projection reads them, `"....o_proj:in"`
     options  of `LRP.explain`
 
-    Returns scores [units] by path, in the order the modules first ran, in float64.
+    Returns scores [units] by place, in the order the places were first passed, in float64.
 
     Raises:
-        InputError: for no data, batches without labels where they are the target, an axis or a number of groups
-            that does not fit, or a module that no relevance reached.
+        InputError: for no data, batches without labels where they are the target, units that do not fit a tensor, or
+            a place that no relevance reached.
     """
     if reduce not in ("abs", "sum"):
         raise InputError(f'reduce must be "abs" or "sum", got {reduce!r}')
@@ -65,7 +65,7 @@ def unit_relevance(
         e = lrp.explain(*args, target=wanted, layers=layers, **kwargs, **options)
         for path, runs in e.layers.items():
             for r in runs if isinstance(runs, (list, tuple)) else (runs,):
-                score = _per_unit(r, path, axis, reduce, groups or {})
+                score = _per_unit(r.detach().double(), path, reduce, units or Channels())
                 found[path] = found[path] + score if path in found else score
     if not found:
         raise InputError("there is no data to score units on, or none of the layers ran")
@@ -95,18 +95,14 @@ def _target(target: Any, labels: Any) -> Any:
     return torch.as_tensor(labels)
 
 
-def _per_unit(r: Tensor, path: str, axis: int, reduce: str, groups: Mapping[str, int]) -> Tensor:
+def _per_unit(r: Tensor, path: str, reduce: str, units: Units) -> Tensor:
     """[units]"""
-    if not -r.ndim < axis < r.ndim or axis == 0:
-        raise InputError(f"{path}: its output {tuple(r.shape)} has no axis {axis} of units besides the samples")
-    units = r.detach().double().movedim(axis, 0).flatten(1)
-    score = units.abs().sum(1) if reduce == "abs" else units.sum(1)
-    for pattern, count in groups.items():
-        if fnmatchcase(path, pattern):
-            if type(count) is not int or count < 1 or len(score) % count:
-                raise InputError(f"{path}: {len(score)} units cannot be cut into {count!r} equal groups")
-            return score.view(count, -1).sum(1)
-    return score
+    if isinstance(units, Directions):
+        raise InputError("directions are not parts of a layer: no sum over its entries is theirs, and no mask")
+    try:
+        return units.total(r.abs() if reduce == "abs" else r).sum(0)
+    except InputError as error:
+        raise InputError(f"at {path!r}: {error}") from None
 
 
 def least(
@@ -116,7 +112,7 @@ def least(
     across: Literal["layers", "each"] = "layers",
     normalise: Literal["sum", "l2", "none"] = "sum",
     keep: int = 1,
-) -> Units:
+) -> Chosen:
     """The units with the smallest scores, by path.
 
     amount     a share below 1 of all units, or a number of them; with "each", of every layer
@@ -179,18 +175,14 @@ def _smallest(s: Tensor, count: int, keep: int) -> Tensor:
 
 
 def prune_units(
-    model: nn.Module,
-    units: Mapping[str, Tensor | Sequence[int]],
-    *,
-    side: Literal["output", "input"] = "output",
-    groups: Mapping[str, int] | None = None,
+    model: nn.Module, units: Mapping[str, Tensor | Sequence[int]], *, groups: Mapping[str, int] | None = None
 ) -> nn.Module:
     """Mask units of a model with `torch.nn.utils.prune`: this one changes the model that it is given, and returns it.
 
-    units   indices by path, as `least` gives them
-    side    "output": the unit's own weights and bias become 0, so that a linear map or a norm gives 0 there;
-            "input": what reads the unit is masked instead (the columns of an output projection, for heads)
-    groups  as for `unit_relevance`: an index is then that of a group
+    units   indices by place, as `least` gives them. "path": the unit's own weights and bias become 0, so that a linear
+            map or a norm gives 0 there. "path:in": what reads the unit is masked, a column of a linear map's weight
+    groups  by place (patterns allowed): its units are so many equal groups of neighbours, as heads are:
+            {"*.o_proj:in": 12}
 
     A batch norm after a convolution gives a constant where the convolution gives 0. There score and prune the norm's
     path: its weight and bias are masked. Masks add up over several calls; `torch.nn.utils.prune.remove` makes them
@@ -199,10 +191,8 @@ def prune_units(
     Raises:
         InputError: for a path that is no module with weights (nearest names offered), and for units out of range.
     """
-    if side not in ("output", "input"):
-        raise InputError(f'side must be "output" or "input", got {side!r}')
-    plans = [(_module(model, path), path, chosen) for path, chosen in units.items()]
-    masks = [(m, *_masks(m, path, chosen, side, groups or {})) for m, path, chosen in plans]
+    plans = [(_module(model, place.removesuffix(INPUT)), place, chosen) for place, chosen in units.items()]
+    masks = [(m, *_masks(m, place, chosen, groups or {})) for m, place, chosen in plans]
     for module, weight, bias in masks:  # nothing is changed before all of them fit
         prune.custom_from_mask(module, "weight", weight)
         if bias is not None:
@@ -213,8 +203,7 @@ def prune_units(
 def _module(model: nn.Module, path: str) -> nn.Module:
     known = dict(model.named_modules(remove_duplicate=False))
     if path not in known:
-        near = difflib.get_close_matches(path, known, 3)
-        raise InputError(f"no module is named {path!r}" + (f"; nearest names: {', '.join(near)}" if near else ""))
+        raise InputError(f"no module is named {path!r}{nearest(path, known)}")
     if not isinstance(getattr(known[path], "weight", None), Tensor):
         raise InputError(
             f"{path!r} is a {type(known[path]).__name__} without weights: prune the convolution, linear map or norm "
@@ -223,28 +212,25 @@ def _module(model: nn.Module, path: str) -> nn.Module:
     return known[path]
 
 
-def _masks(
-    module: nn.Module, path: str, units: Any, side: str, groups: Mapping[str, int]
-) -> tuple[Tensor, Tensor | None]:
+def _masks(module: nn.Module, place: str, units: Any, groups: Mapping[str, int]) -> tuple[Tensor, Tensor | None]:
+    """The masks of weight and bias."""
     weight: Tensor = module.weight  # type: ignore[assignment]
-    transposed = isinstance(module, _TRANSPOSED)
-    if getattr(module, "groups", 1) != 1 and (transposed or side == "input"):
-        raise InputError(f"{path!r} is a grouped map: only the output side of a grouped convolution can be masked")
-    if side == "input" and weight.ndim < 2:
-        raise InputError(f"{path!r} ({type(module).__name__}) has no inputs of its own to mask: use side='output'")
-    dim = int((side == "input") != transposed) if weight.ndim > 1 else 0
+    transposed, reads = isinstance(module, _TRANSPOSED), place.endswith(INPUT)
+    if getattr(module, "groups", 1) != 1 and (transposed or reads):
+        raise InputError(f"{place!r} is a grouped map: only the outputs of a grouped convolution can be masked")
+    if reads and weight.ndim < 2:
+        raise InputError(f"{place!r}: {type(module).__name__} reads every unit by itself; prune its output")
+    dim = int(reads != transposed) if weight.ndim > 1 else 0
     size = weight.shape[dim]
-    count = next((n for pattern, n in groups.items() if fnmatchcase(path, pattern)), size)
+    count = next((n for pattern, n in groups.items() if fnmatchcase(place, pattern)), size)
     if type(count) is not int or count < 1 or size % count:
-        raise InputError(f"{path}: {size} units cannot be cut into {count!r} equal groups")
+        raise InputError(f"{place}: {size} units cannot be cut into {count!r} equal groups")
     chosen = torch.as_tensor(units, dtype=torch.int64, device=weight.device).flatten()
     if bool(((chosen < -count) | (chosen >= count)).any()):
-        raise InputError(f"{path} has {count} units; asked for were {chosen.tolist()}")
+        raise InputError(f"{place} has {count} units; asked for were {chosen.tolist()}")
     kept = torch.ones(count, dtype=weight.dtype, device=weight.device)
     kept[chosen] = 0
     kept = kept.repeat_interleave(size // count)
-    shape = [1] * weight.ndim
-    shape[dim] = size
-    mask = kept.view(shape).expand_as(weight).clone()
-    has_bias = side == "output" and isinstance(getattr(module, "bias", None), Tensor)
-    return mask, kept.clone() if has_bias else None
+    mask = kept.view([size if i == dim else 1 for i in range(weight.ndim)]).expand_as(weight).clone()
+    has_bias = not reads and isinstance(getattr(module, "bias", None), Tensor)
+    return mask, kept if has_bias else None

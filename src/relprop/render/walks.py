@@ -65,8 +65,8 @@ def graph(
     axes = figure.add_subplot()
     for i, j in pairs:
         axes.plot(*at[[i, j]].T, color="#cccccc", linewidth=1.2, zorder=1, solid_capstyle="round")
-    _draw(axes, walks, np.asarray(relevance, dtype=np.float64), at, colours)
     crowd = float(np.clip(14 / np.sqrt(size), 1.6, 5.0))
+    _draw(axes, walks, np.asarray(relevance, dtype=np.float64), at, colours, 22 * crowd**2)
     axes.scatter(*at.T, s=22 * crowd**2, color="white", edgecolors="#555555", linewidths=0.9, zorder=4)
     for (x, y), name in zip(at, names, strict=True):
         axes.text(x, y, name, fontsize=1.7 * crowd, ha="center", va="center", zorder=5, parse_math=False)
@@ -112,9 +112,12 @@ def _positions(pairs: Sequence[tuple[int, int]], size: int, positions: Any) -> A
     return (at - at.mean(0)) / span
 
 
-def _draw(axes: Any, walks: Sequence[Sequence[int]], relevance: Array, at: Array, colours: str | Palette) -> None:
+def _draw(
+    axes: Any, walks: Sequence[Sequence[int]], relevance: Array, at: Array, colours: str | Palette, disc: float
+) -> None:
     if not len(walks):
         return
+    rings: dict[int, int] = {}
     patches = require("matplotlib.patches", "render", "drawing walks")
     paths = require("matplotlib.path", "render", "drawing walks")
     strongest = np.abs(relevance).max() or 1.0
@@ -125,9 +128,10 @@ def _draw(axes: Any, walks: Sequence[Sequence[int]], relevance: Array, at: Array
         vertices, codes = _curve(paths.Path, [int(j) for j in walks[k]], at, k)
         style = {"edgecolor": tint, "alpha": 0.15 + 0.75 * share, "linewidth": 0.6 + 2.6 * share}
         axes.add_patch(patches.PathPatch(paths.Path(vertices, codes), facecolor="none", zorder=2 + share, **style))
-        begin = at[walks[k][0]]
-        axes.scatter(*begin, s=190 + 40 * k, facecolors="none", edgecolors=[tint], alpha=0.15 + 0.75 * share,
-                     linewidths=1.0, zorder=3)  # fmt: skip
+        begin = int(walks[k][0])
+        rings[begin] = rings.get(begin, 0) + 1
+        axes.scatter(*at[begin], s=disc * (1.12 + 0.16 * rings[begin]) ** 2, facecolors="none", edgecolors=[tint],
+                     alpha=0.15 + 0.75 * share, linewidths=1.2, zorder=3)  # fmt: skip
 
 
 def _curve(path: Any, walk: Sequence[int], at: Array, k: int) -> tuple[list[Any], list[int]]:

@@ -4,6 +4,7 @@ Modules, bottom up; imports only point down:
 
 errors        what can go wrong, and what to do
 extras        optional packages, imported where they are used
+progress      what takes longer than a second says so
 numerics      stabilisers and signs
 ops           what a torch call is: the table from torch functions to operations
 rules         how relevance passes an operation

@@ -13,7 +13,6 @@ pytest.importorskip("transformers", reason="language models come from transforme
 
 from relprop.errors import InputError, MissingExtraError
 from relprop.text import explain_generation, explain_next, explain_similarity, load, models
-from relprop.text.progress import track
 from tests.text import tiny
 
 needs_minilm = pytest.mark.skipif(
@@ -140,36 +139,3 @@ def test_loading_says_nothing_where_nobody_watches(tmp_path: Path, capfd: pytest
     load(str(tmp_path))
     assert capfd.readouterr() == ("", "")
     assert (logging.is_progress_bar_enabled(), logging.get_verbosity()) == before
-
-
-class Terminal:
-    """A stream that says it is a terminal."""
-
-    def __init__(self) -> None:
-        self.written: list[str] = []
-
-    def isatty(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        self.written.append(text)
-        return len(text)
-
-    def flush(self) -> None:
-        pass
-
-    def fileno(self) -> int:
-        raise OSError
-
-
-def test_a_bar_only_on_a_terminal_and_only_when_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("rich", reason="the bar is rich's")
-    for delay, shown in ((60.0, False), (-1.0, True)):
-        terminal = Terminal()
-        monkeypatch.setattr("sys.stderr", terminal)
-        assert list(track(range(3), 3, "reading", delay)) == [0, 1, 2]
-        assert ("reading" in "".join(terminal.written)) == shown
-    terminal = Terminal()
-    monkeypatch.setattr(terminal, "isatty", lambda: False)
-    monkeypatch.setattr("sys.stderr", terminal)
-    assert list(track(range(3), 3, "reading", -1.0)) == [0, 1, 2] and not terminal.written

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from relprop.errors import InputError
+from relprop.progress import track
 
 Model = Callable[[Tensor], Any]
 Order = Literal["most", "least", "random"]
@@ -175,7 +176,8 @@ def _run(
     n = len(x)
     jobs = [(count, i) for count in counts for i in range(n)]
     scores = []
-    for start in range(0, len(jobs), how.batch_size):
+    starts = range(0, len(jobs), how.batch_size)
+    for start in track(starts, len(starts), "taking features away"):
         part = jobs[start : start + how.batch_size]
         index = torch.tensor([i for _, i in part], device=x.device)
         limit = torch.tensor([count for count, _ in part], device=x.device)

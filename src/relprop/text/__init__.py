@@ -1,6 +1,6 @@
 """Language models: which words made it say that.
 
-Bottom up: `progress` (a bar for what takes long), `pieces` (a vocabulary's pieces to words), `inputs` (texts to ids,
+Bottom up: `pieces` (a vocabulary's pieces to words), `inputs` (texts to ids,
 checked), `result` (what was found, and how it is looked at), `causal` (the next token, an answer), `similarity`
 (two texts), `gguf` and `models` (models by name, from packages and files). transformers is imported only where a
 model is loaded; what is explained is any model of it, as it is.

@@ -12,9 +12,9 @@ from relprop.errors import InputError
 from relprop.explain import LRP, Explanation
 from relprop.explain.forward import Request
 from relprop.presets import AttnLRP
+from relprop.progress import Progress, track
 from relprop.text.inputs import accepts, check_ids, encode, find_token, write
 from relprop.text.pieces import read_each, read_tokens
-from relprop.text.progress import track
 from relprop.text.result import GenerationExplanation, TextExplanation, leaf_notes
 
 _CANDIDATES = 5
@@ -59,7 +59,8 @@ def explain_next(
         last = output.logits[:, -1]
         return last[:, target] if other is None else last[:, target] - last[:, other]
 
-    explanation = _lrp(model, preset).explain(target=pick, input_ids=given.ids, **settings)
+    with Progress(text="explaining"):
+        explanation = _lrp(model, preset).explain(target=pick, input_ids=given.ids, **settings)
     logits = explanation.output.logits[0, -1].float()
     notes = leaf_notes(explanation.audit)
     if isinstance(token, str):

@@ -21,8 +21,8 @@ from torch import nn
 from relprop.errors import InputError, MissingExtraError
 from relprop.extras import require
 from relprop.models.sources import import_torchvision
+from relprop.progress import track
 from relprop.text.gguf import Header, llama_settings, llama_weight, read_header, read_tensors
-from relprop.text.progress import track
 
 Kind = Literal["causal", "encoder"]
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from relprop.errors import InputError
 from relprop.explain import LRP
 from relprop.presets import AttnLRP
+from relprop.progress import Progress
 from relprop.text.inputs import accepts, encode
 from relprop.text.result import SimilarityExplanation, TextExplanation, leaf_notes
 
@@ -67,7 +68,8 @@ def explain_similarity(
         raise InputError(f"{type(model).__name__} returns no last_hidden_state: give an encoder, as AutoModel loads it")
     whole = _Cosine(model, pooling)
     whole.training = model.training  # `train()` would reach into the model
-    explanation = LRP(whole, AttnLRP() if preset is None else preset).explain(first=one.ids, second=two.ids)
+    with Progress(text="explaining"):
+        explanation = LRP(whole, AttnLRP() if preset is None else preset).explain(first=one.ids, second=two.ids)
     parts = [part[0].detach().float().cpu() for part in explanation.per_token().values()]
     score = explanation.audit.seed
     return SimilarityExplanation(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from relprop.composite import Composite
 from relprop.errors import InputError, RelpropError
 from relprop.explain import LRP
-from relprop.extras import require
+from relprop.progress import Progress
 from relprop.tuning.result import Trial, Tuned
 from relprop.tuning.scoring import Scoring, make_scoring
 from relprop.tuning.space import Groups, Presets, Space
@@ -203,7 +203,7 @@ def _run(study: Any, subject: Any, batches: list[Batch], scoring: Scoring, n_tri
             trial.set_user_attr("failed", kind + (str(error).splitlines() or [""])[0])
             raise package.TrialPruned() from error
 
-    with _bar(missing, progress) as step, quiet():
+    with _line(missing, progress) as step, quiet():
         try:
             study.optimize(objective, n_trials=missing, callbacks=[lambda s, t: step(s)])
         except KeyboardInterrupt:
@@ -260,26 +260,19 @@ def _trial(trial: Any) -> Trial:
     return Trial(trial.number, value, dict(trial.params), trial.user_attrs.get("failed", ""))
 
 
-class _bar:
-    """A progress bar with the best score so far."""
+@contextmanager
+def _line(total: int, wanted: bool) -> Iterator[Callable[[Any], None]]:
+    """Say how far it is, with the best score so far."""
+    if not wanted:
+        yield lambda study: None
+        return
+    with Progress(total) as progress:
+        progress.step("tuning")
 
-    def __init__(self, total: int, wanted: bool) -> None:
-        self._bar: Any = None
-        if wanted and sys.stderr.isatty():
-            self._bar = require("tqdm", "tune", "a progress bar").tqdm(total=total, desc="tuning", unit="trial")
+        def done(study: Any) -> None:
+            try:
+                progress.step(f"tuning, best {study.best_value:.4g}")
+            except ValueError:  # no trial has succeeded yet
+                progress.step("tuning")
 
-    def __enter__(self) -> Callable[[Any], None]:
-        return self._step
-
-    def __exit__(self, *exc: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def _step(self, study: Any) -> None:
-        if self._bar is None:
-            return
-        try:
-            self._bar.set_postfix(best=f"{study.best_value:.4g}")
-        except ValueError:  # no trial has succeeded yet
-            pass
-        self._bar.update()
+        yield done

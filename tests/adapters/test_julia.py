@@ -413,6 +413,15 @@ def test_indices_and_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None
     assert "GlobalTypeMap(Linear => FlatRule())" in repr(jl.Composite(jl.GlobalTypeMap({nn.Linear: jl.FlatRule()})))
 
 
+def test_an_analyzer_may_be_called_and_everything_prints() -> None:
+    analyzer = jl.LRP(vgg(), jl.Composite(jl.LayerMap((0, 0), jl.EpsilonRule())))
+    called = analyzer(PICTURE, 2, layerwise_relevances=True)
+    torch.testing.assert_close(called.val, jl.analyze(PICTURE, analyzer, 2).val)
+    assert repr(called).startswith("Analysis(LRP: attribution of shape (2, ") and called.extras is not None
+    assert repr(analyzer) == str(analyzer) and "EpsilonRule(1e-06)" in repr(analyzer)
+    assert repr(jl.LayerMap(3, jl.EpsilonRule())) == "LayerMap(index=3, given=EpsilonRule(1e-06))"
+
+
 def test_normalised_output_relevance_is_an_option() -> None:
     model = vgg()
     one, value = (jl.analyze(PICTURE, jl.LRP(model, normalize_output_relevance=n), 2) for n in (True, False))
@@ -431,6 +440,14 @@ def test_normalised_output_relevance_is_an_option() -> None:
         (lambda: jl.LRP(nn.Sequential(vgg(), vgg()[1]), [*[jl.ZeroRule()] * 14, [jl.ZeroRule()]]), "15 entries for"),
         (lambda: jl.LRP(vgg(), [jl.ZeroRule] * 10), r"is no rule; write ZeroRule\(\)"),
         (lambda: jl.Composite(3), "made of primitives"),
+        (
+            lambda: jl.LRP(vgg(), jl.Composite(jl.LayerMap((0, 9), jl.ZeroRule()))),
+            r"index \(0, 9\): there are \(0, 0\)",
+        ),
+        (lambda: jl.LayerMap(jl.ZeroRule(), 3), "takes an index, as 3 or"),
+        (lambda: jl.RangeMap(slice(0, 2), jl.ZeroRule()), r"is written range\(0, 2\)"),
+        (lambda: jl.RangeTypeMap(slice(0, 2), {nn.Linear: jl.ZeroRule()}), r"is written range\(0, 2\)"),
+        (lambda: jl.GlobalTypeMap({"Conv": jl.ZeroRule()}), "takes classes of layers"),
         (lambda: jl.AlphaBetaRule(2.0, 0.5), "alpha - beta must be 1"),
         (lambda: jl.GammaRule(-1.0), "gamma must be >= 0"),
         (lambda: jl.analyze(PICTURE, jl.LRP(vgg()), 9), "out of range"),

@@ -57,7 +57,11 @@ class LRP:
         rows = [row for _, path, module, rule in self.layers for row in rows_of(_under(path), module, rule)]
         self.engine = Engine(model, ByLayer(rows, name="rules by layer"))
 
-    def __str__(self) -> str:
+    def __call__(self, input: Any, output_selection: Any = None, **options: Any) -> Analysis:
+        """`analyze(input, self, output_selection)`."""
+        return analyze(input, self, output_selection, **options)
+
+    def __repr__(self) -> str:
         shown = [(f"{path} {type(module).__name__}", str(rule)) for _, path, module, rule in self.layers]
         width = max(len(text) for text, _ in shown)
         return "LRP(\n" + "".join(f"  {text:<{width}} => {rule},\n" for text, rule in shown) + ")"
@@ -82,6 +86,10 @@ class Analysis:
     analyzer: str = "LRP"
     heatmap: str = "attribution"
     extras: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        shape = tuple(getattr(self.val, "shape", ()))
+        return f"Analysis({self.analyzer}: {self.heatmap} of shape {shape}, of output {self.output_selection})"
 
 
 def analyze(input: Any, lrp: LRP, output_selection: Any = None, *, layerwise_relevances: bool = False) -> Analysis:

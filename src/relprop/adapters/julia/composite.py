@@ -73,6 +73,11 @@ class LayerMap(Primitive):
     index: int | Index
     given: AnyRule
 
+    def __post_init__(self) -> None:
+        given = self.index if isinstance(self.index, (list, tuple)) else (self.index,)
+        if not given or not all(isinstance(i, int) for i in given):
+            raise InputError(f"LayerMap takes an index, as 3 or (1, 5), and a rule; got {self.index!r}")
+
     def rule(self, place: Place) -> AnyRule | None:
         wanted = (self.index,) if isinstance(self.index, int) else tuple(self.index)
         return self.given if place.index[: len(wanted)] == wanted else None
@@ -84,6 +89,9 @@ class RangeMap(Primitive):
 
     range: range
     given: AnyRule
+
+    def __post_init__(self) -> None:
+        _check_range(self.range)
 
     def rule(self, place: Place) -> AnyRule | None:
         return self.given if place.index[0] in self.range else None
@@ -120,7 +128,9 @@ class TypeMap(Primitive):
         for pair in pairs:
             found += list(pair.items()) if isinstance(pair, Mapping) else [pair]
         self.pairs: Pairs = tuple((types, rule) for types, rule in found)
-        for _, rule in self.pairs:
+        for types, rule in self.pairs:
+            if not all(isinstance(t, type) for t in (types if isinstance(types, tuple) else (types,))):
+                raise InputError(f"{type(self).__name__} takes classes of layers, as nn.Conv2d, got {types!r}")
             rules_of(rule)
 
     def rule(self, place: Place) -> AnyRule | None:
@@ -145,6 +155,7 @@ class RangeTypeMap(TypeMap):
 
     def __init__(self, range: range, *pairs: Any) -> None:
         super().__init__(*pairs)
+        _check_range(range)
         self.range = range
 
     def covers(self, place: Place) -> bool:
@@ -216,7 +227,15 @@ def assign(model: nn.Module, given: Composite | Sequence[Any]) -> list[tuple[Ind
     found = list(layers(model))
     if isinstance(given, Composite):
         first, last = found[0][0], found[-1][0]
-        return [(i, p, m, given.rule(Place(i, m, first, last))) for i, p, m in found]
+        places = [Place(i, m, first, last) for i, _, m in found]
+        for primitive in given.primitives:
+            if isinstance(primitive, LayerMap) and not any(primitive.rule(place) is not None for place in places):
+                known = ", ".join(str(i[0] if len(i) == 1 else i) for i, _, _ in found[:6])
+                more = ", ..." if len(found) > 6 else ""
+                raise InputError(
+                    f"no layer has the index {primitive.index}: there are {known}{more}; see show_layer_indices(model)"
+                )
+        return [(i, p, m, given.rule(place)) for (i, p, m), place in zip(found, places, strict=True)]
     listed = list(_flat(given))
     if len(listed) != len(found):
         raise InputError(
@@ -251,6 +270,11 @@ def _same_structure(model: nn.Module, given: Sequence[Any]) -> None:
             raise InputError(f"layer {name!r} ({type(child).__name__}) needs {what}")
         if nested:
             _same_structure(child, entry)
+
+
+def _check_range(given: Any) -> None:
+    if not isinstance(given, range):
+        raise InputError(f"a range of layers is written range(0, 2), got {given!r}")
 
 
 def _name(types: Types) -> str:

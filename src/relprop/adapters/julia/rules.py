@@ -39,7 +39,7 @@ class Named:
     text: str
     rules: tuple[Rule, ...]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.text
 
 

@@ -227,12 +227,14 @@
   }
   const zoomMiddle = (wanted) => zoomTo(wanted, stage.clientWidth / 2, stage.clientHeight / 2);
 
+  // The value that is read stays in sight, all of it where it fits.
   function follow() {
-    const x = at[0] * sheet.clientWidth, y = at[1] * sheet.clientHeight, edge = 24;
-    if (x < stage.scrollLeft + edge) stage.scrollLeft = x - edge;
-    if (x > stage.scrollLeft + stage.clientWidth - edge) stage.scrollLeft = x - stage.clientWidth + edge;
-    if (y < stage.scrollTop + edge) stage.scrollTop = y - edge;
-    if (y > stage.scrollTop + stage.clientHeight - edge) stage.scrollTop = y - stage.clientHeight + edge;
+    const view = views[shown], [rows, columns] = view.shape;
+    const wide = Math.min(stage.clientWidth / 2, (0.5 * sheet.clientWidth * view.block) / columns + 8);
+    const high = Math.min(stage.clientHeight / 2, (0.5 * sheet.clientHeight * view.block) / rows + 8);
+    const x = at[0] * sheet.clientWidth, y = at[1] * sheet.clientHeight;
+    const into = (from, size, point, room) => Math.max(point + room - size, Math.min(point - room, from));
+    stage.scrollTo(into(stage.scrollLeft, stage.clientWidth, x, wide), into(stage.scrollTop, stage.clientHeight, y, high));
   }
 
   const clip = (share) => Math.min(Math.max(share, 0), 0.9999999);
@@ -376,6 +378,16 @@
       count.textContent = `${left} of ${rows.length}`;
     });
   }
+
+  // What scrolls can be reached with the keyboard, what does not is no stop on the way.
+  const observer = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      const scrolls = target.scrollWidth > target.clientWidth + 1 || target.scrollHeight > target.clientHeight + 1;
+      if (scrolls) target.tabIndex = 0;
+      else target.removeAttribute("tabindex");
+    }
+  });
+  for (const one of document.querySelectorAll(".scroll, pre")) observer.observe(one);
 
   for (const button of document.querySelectorAll(".copy")) {
     button.addEventListener("click", async () => {

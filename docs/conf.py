@@ -67,7 +67,7 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 # What other packages define: their pages are not here, and the build asks nothing of a network.
 nitpick_ignore_regex = [
-    (r"py:class", r"relprop(\.\w+){3,}"),  # in annotations: what is not public has no page
+    (r"py:class", r"relprop(\.\w+){2,}"),  # in annotations: what has no page of its own
     (r"py:class", r"Tensor|Epsilons|Bias"),  # names of annotations
     (r"py:.*", r"(collections|contextlib|pathlib|typing)\..*"),
     (r"py:.*", r"(torch|nn|numpy|np|npt|pandas|matplotlib|optuna|sklearn|transformers)\..*"),

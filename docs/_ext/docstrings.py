@@ -51,7 +51,8 @@ def columns(block):
 
 def titled(block):
     """A heading such as `Args:` over entries "    name: text", or over text."""
-    made = [f"**{block[0].rstrip(':')}**", ""]
+    head = block[0].rstrip(":")
+    made = [f"**{'Parameters' if head == 'Args' else head}**", ""]
     for line in block[1:]:
         found = ENTRY.match(line)
         if found:

@@ -259,7 +259,7 @@ CASES = {
 
 def draw(shown):
     """A figure of bars or curves."""
-    figure = Figure(figsize=(6.2, 1.75), layout="constrained")
+    figure = Figure(figsize=(5.4, 1.95), layout="constrained")
     axes = figure.subplots()
     if isinstance(shown, Curves):
         for (name, y), style in zip(
@@ -270,11 +270,13 @@ def draw(shown):
     else:
         bars(axes, shown)
     axes.axhline(0, color=INK, lw=0.7)
-    axes.tick_params(labelsize=7.5, colors=INK, length=0)
+    axes.tick_params(labelsize=8, colors=INK, length=0)
     axes.margins(y=0.12)
     for side in axes.spines.values():
         side.set_visible(False)
-    axes.legend(fontsize=7, labelcolor=INK, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(
+        fontsize=8, labelcolor=INK, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2
+    )
     return figure
 
 

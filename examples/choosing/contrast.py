@@ -1,6 +1,6 @@
 """
-For, against, and rather than
-=============================
+For, against, instead
+=====================
 
 Relevance is relative to what is explained. The network takes this cat for a tiger cat, and
 nearly as much for an Egyptian cat. What speaks for the one is mostly what speaks for the other;
@@ -56,5 +56,5 @@ maps = [
     rp.LRP(loaded.model, rp.EpsilonAlpha2Beta1()).explain(x, target=tiger).relevance,
 ]
 names = ["EpsilonPlus", "EpsilonGammaBox", "EpsilonAlpha2Beta1"]
-below = [-r[r < 0].sum() / r.abs().sum() for r in maps]
+below = [abs(r[r < 0].sum() / r.abs().sum()) for r in maps]
 figure_rules = render.grid(maps, [f"{n}: {b:.0%} against" for n, b in zip(names, below)])

@@ -34,7 +34,7 @@ def compare(name):
         rp.LRP(loaded.model, preset).explain(x, target=target).relevance for preset in presets
     ]
     titles = [type(preset).__name__ for preset in presets]
-    return render.grid(maps, titles, photo=view, photo_title=class_names()[target], columns=4)
+    return render.grid(maps, titles, photo=view, photo_title=class_names()[target], columns=3)
 
 
 # %%

@@ -9,7 +9,6 @@ the others took.
 
 import networkx as nx
 import torch
-from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -78,48 +77,24 @@ print("\n".join(f"member {i:2d}  {relevance[i]:+.3f}" for i in strongest))
 # %%
 # On the graph
 # ------------
-# Member 8 knows both leaders. Red speaks for the side the model put them on, blue for the other;
-# who is more than two steps away cannot matter to two convolutions, and has none.
+# Red speaks for the side the model put the member on, blue for the other. Who is more than two
+# steps away cannot matter to two convolutions, and has no relevance.
 
-
-def draw(axes, node):
+place = nx.spring_layout(club, seed=4, k=0.35)
+figure = Figure(figsize=(10, 4.4), layout="constrained")
+for axes, node in zip(figure.subplots(1, 2), (8, 13)):
     side = int(model(x)[node].argmax())
     r = explain(node, side).relevance.sum(1)
     limit = float(r.abs().max())
-    place = nx.spring_layout(club, seed=4, k=0.35)
     nx.draw_networkx_edges(club, place, ax=axes, edge_color="#bbbbbb", width=0.8)
-    drawn = nx.draw_networkx_nodes(
-        club,
-        place,
-        ax=axes,
-        node_color=r.tolist(),
-        cmap="RdBu_r",
-        node_size=260,
-        edgecolors="#777777",
-        linewidths=0.6,
-    )
-    drawn.set_norm(TwoSlopeNorm(0, -limit, limit))
-    nx.draw_networkx_nodes(
-        club,
-        place,
-        [node],
-        ax=axes,
-        node_size=420,
-        node_color="none",
-        edgecolors="black",
-        linewidths=2,
-    )
+    style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "edgecolors": "#777777"}
+    dots = nx.draw_networkx_nodes(club, place, ax=axes, node_color=r, node_size=260, **style)
+    nx.draw_networkx_nodes(club, place, [node], ax=axes, node_size=420, node_color="none",
+                           edgecolors="black", linewidths=2)  # fmt: skip
     nx.draw_networkx_labels(club, place, ax=axes, font_size=7)
-    axes.set_title(f"member {node}: {('Mr. Hi', 'the officer')[side]}", fontsize=10)
+    axes.set_title(f"member {node} on the side of {('Mr. Hi', 'the officer')[side]}", fontsize=10)
     axes.set_axis_off()
-    return drawn
-
-
-figure = Figure(figsize=(10, 4.6), layout="constrained")
-left, right = figure.subplots(1, 2)
-draw(left, 8)
-drawn = draw(right, 2)
-figure.colorbar(drawn, ax=[left, right], shrink=0.7, label="relevance (member 2)")
+    figure.colorbar(dots, ax=axes, shrink=0.7, label="relevance")
 
 # %%
 # Relevance of a node says where it came from, not along which edges it went.

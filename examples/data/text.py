@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import relprop as rp
+from relprop import render
 
 loaded = rp.text.load("minilm")
 
@@ -42,12 +43,13 @@ class Review(nn.Module):
 
     def forward(self, ids, attention_mask=None):
         states = self.encoder(ids, attention_mask=attention_mask).last_hidden_state
-        return self.head(
-            states.mean(1) if attention_mask is None else pooled(states, attention_mask)
-        )
+        return self.head(pooled(states, attention_mask))
 
 
-def pooled(states, mask):
+def pooled(states, mask=None):
+    """The mean over the tokens that are text."""
+    if mask is None:
+        return states.mean(1)
     return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
 
 
@@ -75,10 +77,7 @@ batch = loaded.tokenizer(good + bad, padding=True, return_tensors="pt")
 labels = torch.tensor([1.0] * len(good) + [0.0] * len(bad))[:, None]
 model = Review(loaded.model).eval()
 with torch.no_grad():
-    states = loaded.model(
-        batch["input_ids"], attention_mask=batch["attention_mask"]
-    ).last_hidden_state
-    vectors = pooled(states, batch["attention_mask"])
+    vectors = pooled(loaded.model(**batch).last_hidden_state, batch["attention_mask"])
 optimizer = torch.optim.Adam(model.head.parameters(), lr=0.05)
 for _ in range(200):
     loss = nn.functional.binary_cross_entropy_with_logits(model.head(vectors), labels)
@@ -110,7 +109,11 @@ rp.text.TextExplanation(
 # constants, and conserves.
 
 print(e.audit)
-print(rp.LRP(model, rp.CPLRP()).explain(ids, target=0).audit.excess)
+
+constant = rp.LRP(model, rp.CPLRP()).explain(ids, target=0)
+print(f"CPLRP's excess: {constant.audit.excess}")
+pieces = loaded.tokenizer.convert_ids_to_tokens(ids[0].tolist())
+figure = render.bars(constant.per_token()[0], pieces, most=12, title="good, by CPLRP")
 
 # %%
 # A language model's next word

@@ -142,7 +142,7 @@ TRANSLATED = """Say ``x`` of \\*args, \\|a\\| and w\\_: it holds.
     a preset,
     or rows
 
-**Args**
+**Parameters**
 
 ``low, high``
     bounds of the ``input``, in

@@ -85,7 +85,8 @@ def by_expert(layers: Any) -> tuple[list[str], Array]:
             if array.ndim < 2:
                 raise InputError(f"{name}: experts in one tensor are [E, ...]; got shape {array.shape}")
             array = array.reshape(len(array), -1)
-            stacked[name] = np.where(array.any(1), array.sum(1), np.nan)
+            passed = array.any(1) | ~array.any()
+            stacked[name] = np.where(passed, array.sum(1), np.nan)
     rows = {name: [found.get(i, np.nan) for i in range(max(found) + 1)] for name, found in single.items()}
     rows |= {name: list(array) for name, array in stacked.items()}
     count = max(map(len, rows.values()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,7 @@ _TO_LAB = np.array(
 )
 
 _HALF = 255  # entries on each side of zero, so that zero itself has one
+_FINE = 15  # steps from one entry to the next; odd, so that none falls half way between two colours
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +62,17 @@ class Palette:
         Shapes: values [...] -> [..., 3] of uint8.
         """
         values = np.clip(np.asarray(values, dtype=np.float64), -1.0 if signed else 0.0, 1.0)
-        if signed or self.diverging:
-            position = (values + 1) * _HALF
-        else:
-            position = values * 2 * _HALF
-        index = np.arange(2 * _HALF + 1, dtype=np.float64)
-        channels = [np.interp(position, index, self.table[:, i]) for i in range(3)]
-        return np.round(np.stack(channels, axis=-1) * 255).astype(np.uint8)
+        last = len(self._colours) - 1
+        # From the middle, so that a value and its negative are rounded alike.
+        index = np.rint(values * (last // 2)) + last // 2 if signed or self.diverging else np.rint(values * last)
+        return self._colours[index.astype(np.intp)]
+
+    @cached_property
+    def _colours(self) -> Colours:
+        """The table with straight lines between its entries, so fine that no step can be seen."""
+        index = np.arange(len(self.table), dtype=np.float64)
+        at = np.linspace(0, len(self.table) - 1, _FINE * (len(self.table) - 1) + 1)
+        return np.round(np.stack([np.interp(at, index, column) for column in self.table.T], -1) * 255).astype(np.uint8)
 
 
 def linear_from_srgb(rgb: Floats) -> Floats:

@@ -14,6 +14,7 @@ import torch
 from relprop.errors import InputError
 
 Reduction = Literal["sum", "positive", "negative", "abs", "norm", "none"]
+_LARGEST = 1e150  # its square is finite too
 REDUCTIONS: tuple[str, ...] = ("sum", "positive", "negative", "abs", "norm", "none")
 
 
@@ -57,8 +58,8 @@ def as_array(relevance: Any, what: str = "relevance") -> npt.NDArray[np.float64]
     """Relevance as a finite float64 array.
 
     Raises:
-        InputError: for what holds no numbers, is empty, or is not finite (how many, and the first one's
-            place).
+        InputError: for what holds no numbers, is empty, is not finite (how many, and the first one's place), or
+            too large to be added up.
     """
     if isinstance(relevance, torch.Tensor):
         relevance = relevance.detach().to("cpu")
@@ -80,6 +81,9 @@ def as_array(relevance: Any, what: str = "relevance") -> npt.NDArray[np.float64]
             f"the first "
             f"at {first}"
         )
+    largest = float(max(array.max(), -array.min()))
+    if largest > _LARGEST:
+        raise InputError(f"{what} reaches {largest:.3g}, too large to be added up: it has overflowed, or needs a scale")
     return array
 
 

@@ -89,9 +89,10 @@ class Composite:
         for i, (selector, rule) in enumerate(self.rows):
             if not selector.matches(site):
                 continue
-            if applies(selector, rule, site):
+            named = self.census.naming[i]
+            if applies(rule, site, named):
                 return Decision(rule, selector, i)
-            if selector.names_kind() and not rule.serves(site.family):
+            if named and not rule.serves(site.family):
                 raise RuleError(
                     f"{rule} cannot serve {site.label} (kind {site.kind!r}): row {i} of the composite gives it by "
                     f"{selector!r}. Rules for it: {', '.join(serving(site.family))}"
@@ -113,10 +114,11 @@ class Composite:
         return f"{self.name}([\n{lines}])"
 
 
-def applies(selector: Selector, rule: Rule, site: Site) -> bool:
+def applies(rule: Rule, site: Site, named: bool) -> bool:
+    """Whether a row gives its rule to a site that its selector matches. `named`: it asks for the kind."""
     if not rule.serves(site.family):
         return False
-    if selector.names_kind():
+    if named:
         return True
     if isinstance(rule, (Gradient, Constant)):
         return True

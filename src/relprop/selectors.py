@@ -272,6 +272,7 @@ class Census:
     entries       the selectors of entries
     needs_totals  whether some count from the end
     residual      whether some ask which sums are residual
+    naming        of each, whether it names a kind
     """
 
     def __init__(self, selectors: tuple[Selector, ...]) -> None:
@@ -280,6 +281,7 @@ class Census:
         self.entries = tuple(dict.fromkeys(s for s in every if isinstance(s, Entry)))
         self.needs_totals = any(isinstance(s, Positional) and s.from_end() for s in every)
         self.residual = any(isinstance(s, Kind) and "residual" in s.kinds for s in every)
+        self.naming = tuple(s.names_kind() for s in selectors)
 
 
 class Positions:

@@ -15,7 +15,7 @@ from relprop.errors import AuditError, InputError, RelpropWarning
 from relprop.explain.audit import TOLERANCE, Audit
 from relprop.explain.explanation import Explanation
 from relprop.explain.forward import Forward, Request
-from relprop.explain.inputs import check_finite, detached
+from relprop.explain.inputs import check_finite, detached, outside_inference
 from relprop.explain.seed import Seed
 from relprop.numerics import dot, nonzero, numbers
 from relprop.record import Captures, Leaf, Ledger, Recorder
@@ -117,7 +117,7 @@ def _gradients(recorder: Recorder, front: Front, wanted: Sequence[Tensor], keep:
     """
     if not front or not wanted:
         return [None] * len(wanted)
-    with torch.inference_mode(False):
+    with outside_inference():
         if not (recorder.checkpointed or recorder.reentrant):
             return _engine(front, wanted, keep)
         # in this thread, where the recorder is, on every device

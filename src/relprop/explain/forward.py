@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from relprop.composite import Composite
 from relprop.errors import InputError, ModelStateError, NoPathError, SelectorError, UnknownOperationError
-from relprop.explain.inputs import check_finite, names, rebuild
+from relprop.explain.inputs import check_finite, names, outside_inference, rebuild
 from relprop.explain.seed import Seed, explicit, make_seed
 from relprop.plan import Plan
 from relprop.record import Captures, Recorder, Weights, nearest, place
@@ -101,7 +101,7 @@ def run(
     then: Callable[[Any], Any] = lambda output: None,
 ) -> tuple[Any, Any]:
     """The model's output under the recorder, and what `then` makes of it there."""
-    with torch.inference_mode(False), torch.enable_grad(), recorder.boxes.hooks(), recorder.scope:
+    with outside_inference(), torch.enable_grad(), recorder.boxes.hooks(), recorder.scope:
         given = {name: rebuild(value, name, recorder.leaves.add) for name, value in names(args, kwargs)}
         with recorder:
             output = model(*(given[str(i)] for i in range(len(args))), **{k: given[k] for k in kwargs})
@@ -132,7 +132,7 @@ def record(
     output, selected = run(model, recorder, args, kwargs, chosen)
     forward = Forward(recorder, args, kwargs, output, notes=notes)
     if request.seed is not None:
-        with torch.inference_mode(False):
+        with outside_inference():
             explained = output if request.start is None else start(recorder, request.start)
             forward.seeds = tuple(
                 make_seed(explained, target, request.seed, lambda t: _head(recorder, t), value)

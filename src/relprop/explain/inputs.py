@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +13,11 @@ from torch import Tensor, nn
 from relprop.errors import InputError
 
 Visit = Callable[[str, Tensor], Any]
+
+
+def outside_inference() -> AbstractContextManager[Any]:
+    """The context in which tensors may take part in autograd, whatever the caller's mode is."""
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
 
 
 def rebuild(value: Any, name: str, visit: Visit) -> Any:

@@ -209,4 +209,6 @@ def _by_tensor(mask: Tensor, target: Tensor, shape: tuple[int, ...]) -> Tensor:
     classes = target.tolist()
     if classes and not -shape[1] <= min(classes) <= max(classes) < shape[1]:
         raise InputError(f"target {classes} is out of range: the output has {shape[1]} classes")
-    return mask.scatter_(1, target.remainder(shape[1]).long().unsqueeze(1), True)
+    if min(classes, default=0) < 0:
+        target = target.remainder(shape[1])
+    return mask.scatter_(1, target.long().unsqueeze(1), True)

@@ -150,19 +150,6 @@ def degree_one(call: Call) -> Op | Native:
     return made
 
 
-class Rectify(Op):
-    """A ReLU on a linear map's output. As long as nothing else reads that output, the map masks `g` by itself."""
-
-    family = "fixed"
-    kind = "activation"
-    alone = True
-
-    def pull(
-        self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor], gs: Sequence[Tensor], books: Any
-    ) -> tuple[Tensor | None, ...]:
-        return (gs[0] if self.alone else torch.where(outputs[0] > 0, gs[0], 0.0),)
-
-
 class Sum(Op):
     """`y = x_1 + x_2` (constants included when relevance has to be carried explicitly).
 

@@ -17,7 +17,7 @@ from relprop.errors import ModelStateError, RegistryError
 from relprop.numerics import dot
 from relprop.ops import TABLE, Expansion, Fact, LinearMap, Native, Op
 from relprop.ops.attention import Attention, Share
-from relprop.ops.elementwise import Elementwise, Rectify, Sum
+from relprop.ops.elementwise import Elementwise, Sum
 from relprop.ops.structure import SAME
 from relprop.record.books import Ledger
 from relprop.record.call import SeenCall
@@ -60,16 +60,6 @@ class Producer:
         """Another call than a batch norm has read the output: no chain of outputs may keep all that came before."""
         if not isinstance(self._operand, weakref.ref):
             self._operand = weakref.ref(self._operand)
-
-
-class _Output(Identity):
-    """For operations that need their output alone."""
-
-    def keeps(self, op: Any) -> tuple[bool, bool]:
-        return False, True
-
-
-_OUTPUT_ALONE = _Output()
 
 
 class Recorder(TorchFunctionMode):
@@ -285,7 +275,7 @@ class Recorder(TorchFunctionMode):
             if shape == moving[0].shape:
                 op = Elementwise(call.name)
                 op.carrying = True
-                result = Step.apply(Visit(op, Identity(), site, self.ledger), run, *moving)
+                result = Step.run(Visit(op, Identity(), site, self.ledger), run, *moving)
                 self._note(result, native.fact, seen)
                 return result
         result = run()
@@ -294,7 +284,7 @@ class Recorder(TorchFunctionMode):
             op_sum = Sum((1.0,))
             op_sum.carrying = True
             values = result
-            result = Step.apply(Visit(op_sum, Signed(), site, self.ledger), values.clone, values)
+            result = Step.run(Visit(op_sum, Signed(), site, self.ledger), values.clone, values)
         self._note(result, native.fact, seen)
         return result
 
@@ -330,7 +320,7 @@ class Recorder(TorchFunctionMode):
             return self._tap_site(site, result)
         before = rule.native(op) if op.family != "fixed" else None
         if before is as_is and call.name == "relu" and (step := self.only_reader(operands[0])) is not None:
-            return self._rectify(step, op, site, operands[0], run, seen)
+            return self._rectify(step, op, operands[0], run, seen)
         if before is not None:
             given, share = (call.args, call.kwargs), _bias_share(op, merged is not None)
             result = run()
@@ -343,7 +333,7 @@ class Recorder(TorchFunctionMode):
             merged = None
         else:
             visit = Visit(op, rule, site, self.ledger)
-            result = Step.apply(visit, run, *operands)
+            result = Step.run(visit, run, *operands)
         if isinstance(op, LinearMap):
             op.fact = op.fact or Fact()
             if isinstance(result, Tensor):
@@ -381,18 +371,16 @@ class Recorder(TorchFunctionMode):
         self._totals = dict(self._calls)
         return self
 
-    def _rectify(
-        self, step: Visit, op: Op, site: Site, operand: Tensor, run: Callable[[], Any], seen: frozenset[int]
-    ) -> Tensor:
-        """The same out of place: undone should something else read the map's output after all."""
-        rectify = Rectify()
-        result = Step.apply(Visit(rectify, _OUTPUT_ALONE, site, self.ledger), run, operand)
+    def _rectify(self, step: Visit, op: Op, operand: Tensor, run: Callable[[], Any], seen: frozenset[int]) -> Tensor:
+        """The same out of place, where the ReLU's own node masks `g` once more: undone should something else read
+        the map's output after all."""
+        result: Tensor = run()
         step.op.rectified = True
         put_back = self.boxes.stand_in(operand, result)
 
         def undo() -> None:
             put_back()
-            step.op.rectified = rectify.alone = False
+            step.op.rectified = False
 
         self.facts.on_next_read(operand, undo)
         self._note(result, op.fact, seen)
@@ -424,7 +412,7 @@ class Recorder(TorchFunctionMode):
                 continue
             rest = (1 - share if scores else 0.0) if role == "v" else -share
             visit = Visit(Share(role, share, rest), rule, site, self.ledger)
-            changed[role] = Step.apply(visit, partial(operand.view_as, operand), operand)
+            changed[role] = Step.run(visit, partial(operand.view_as, operand), operand)
         result = op.kernel(changed)
         if not result.requires_grad and any(t.requires_grad for t in changed.values()):
             raise ModelStateError(

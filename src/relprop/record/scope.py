@@ -31,9 +31,7 @@ class ModuleScope:
     """
 
     def __init__(self, model: nn.Module, tap: Tap | None = None, whole: Whole | None = None) -> None:
-        self._names: dict[nn.Module, list[str]] = {}
-        for name, module in model.named_modules(remove_duplicate=False):
-            self._names.setdefault(module, []).append(name)
+        self._names = _names(model)
         self._stack: list[nn.Module] = []
         self._thread = threading.get_ident()
         self._tap, self._whole = tap, whole
@@ -128,6 +126,18 @@ def _keywords(module: nn.Module) -> dict[str, Any]:
         if frame.f_code.co_name == "_call_impl" and frame.f_locals.get("self") is module:
             return frame.f_locals["kwargs"]
     return {}
+
+
+def _names(model: nn.Module) -> dict[nn.Module, list[str]]:
+    """The paths of every module, as `named_modules(remove_duplicate=False)` gives them."""
+    found: dict[nn.Module, list[str]] = {}
+    stack = [("", model)]
+    while stack:
+        name, module = stack.pop()
+        found.setdefault(module, []).append(name)
+        prefix = f"{name}." if name else ""
+        stack.extend((prefix + key, part) for key, part in reversed(module._modules.items()) if part is not None)
+    return found
 
 
 def _refuse_tracking(module: nn.Module, names: dict[nn.Module, list[str]]) -> None:

@@ -26,6 +26,11 @@ class Visit:
 class Step(torch.autograd.Function):
     """Forward: `run()`, untouched. Backward: the rule's modified gradients of the operands."""
 
+    @classmethod
+    def run(cls, visit: Visit, run: Callable[[], Any], *operands: Tensor) -> Any:
+        """`apply`, without what that does for functorch at every call."""
+        return super(torch.autograd.Function, cls).apply(visit, run, *operands)  # type: ignore[misc]
+
     @staticmethod
     def forward(ctx: Any, visit: Visit, run: Callable[[], Any], *operands: Tensor) -> Any:
         result = run()
@@ -47,7 +52,7 @@ class Step(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gs: Any) -> Any:
         visit, count = ctx.visit, ctx.count
-        if all(g is None for g in gs):
+        if gs[0] is None and all(g is None for g in gs):
             return (None,) * (2 + count)
         saved = ctx.saved_tensors  # may recompute a checkpointed segment, which the recorder has to see
         with torch._C.DisableTorchFunction():

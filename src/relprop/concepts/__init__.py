@@ -1,7 +1,8 @@
 """Questions beyond one output and its input.
 
 Bottom up, each stands alone on `relprop.explain`: `contrast` (why this and not that), `virtual` (which frequencies),
-`similarity` (why are these two alike), `walks` (which paths through a graph), `pruning` (which units can go).
+`similarity` (why are these two alike), `walks` (which paths through a graph), `pruning` (which units can go), `crp`
+(what units inside the model have to do with it, by `together` several at once).
 """
 
 from relprop.concepts.contrast import Difference as Difference
@@ -9,6 +10,10 @@ from relprop.concepts.contrast import LogRatio as LogRatio
 from relprop.concepts.contrast import SoftmaxContrast as SoftmaxContrast
 from relprop.concepts.contrast import SoftmaxGradient as SoftmaxGradient
 from relprop.concepts.contrast import clrp as clrp
+from relprop.concepts.crp import CRP as CRP
+from relprop.concepts.crp import Conditional as Conditional
+from relprop.concepts.crp import Indexed as Indexed
+from relprop.concepts.crp import TopN as TopN
 from relprop.concepts.pruning import least as least
 from relprop.concepts.pruning import prune_units as prune_units
 from relprop.concepts.pruning import unit_relevance as unit_relevance
@@ -23,3 +28,11 @@ from relprop.concepts.virtual import explain_in as explain_in
 from relprop.concepts.walks import Walk as Walk
 from relprop.concepts.walks import Walks as Walks
 from relprop.concepts.walks import walk_relevance as walk_relevance
+from relprop.units import Channels as Channels
+from relprop.units import Dimensions as Dimensions
+from relprop.units import Directions as Directions
+from relprop.units import Heads as Heads
+from relprop.units import Mask as Mask
+from relprop.units import Neurons as Neurons
+from relprop.units import Rows as Rows
+from relprop.units import Tokens as Tokens

@@ -210,6 +210,7 @@ def test_code_is_copied(open_page: Open, page: Path) -> None:
 
 def test_words_are_read_with_arrow_keys(open_page: Open, pages: dict[str, Path]) -> None:
     tab = open_page(pages["words"])
+    assert not tab.page.locator("#fallback").count()
     first = tab.pixels(".relprop-text .text >> visible=true")
     text = tab.page.locator(".relprop-text .text >> visible=true").first
     text.focus()
@@ -340,9 +341,20 @@ def test_without_scripts_one_map_is_there(browser: Any, page: Path) -> None:
     context = browser.new_context(java_script_enabled=False, offline=True)
     shown = context.new_page()
     shown.goto(page.as_uri())
-    picture = shown.locator("noscript img")
+    picture = shown.locator("#fallback")
     assert picture.is_visible() and pixels(picture.screenshot()).std() > 5
-    assert shown.locator("table.books").first.is_visible()
+    assert shown.locator("table.books").first.is_visible() and not shown.locator("#stage").is_visible()
+    context.close()
+
+
+@pytest.mark.parametrize("broken", ["delete window.DecompressionStream", "window.atob = () => 'no'"])
+def test_where_values_cannot_be_unpacked_one_map_is_there(browser: Any, page: Path, broken: str) -> None:
+    context = browser.new_context(offline=True)
+    context.add_init_script(broken)
+    tab = Tab(context.new_page(), page)
+    assert tab.pixels("#fallback").std() > 5 and "too old" in tab.text("#caption")
+    assert not tab.page.locator("#stage").is_visible() and tab.page.locator("table.books").first.is_visible()
+    assert not tab.complaints
     context.close()
 
 

@@ -320,7 +320,10 @@ def test_a_signal_is_drawn_and_read(open_page: Open, tmp_path: Path) -> None:
     tab.ask("curves.style.display = ''")
     assert 0.003 < changed(without, tab.pixels()) < 0.3
     tab.page.mouse.move(*centre(tab, 1, 35, 2, 40))
-    assert tab.text("#readout").replace("−", "-") == "channel 1, step 35: -1.5"
+    tab.page.wait_for_function("() => document.querySelector('#readout').textContent.includes('input')")
+    said = tab.text("#readout").replace("−", "-")
+    assert said.startswith("channel 1, step 35: -1.5 · input ")
+    assert float(said.split("input ")[1]) == pytest.approx(float(curve[0, 1, 35]), rel=6e-3)
 
 
 def test_thirty_explanations_are_chosen_from_a_list(open_page: Open, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from relprop.plan import Plan
 from relprop.render import page, to_html
 from relprop.render.page import account, views
 from relprop.site import Site
-from relprop.tabular import Result
+from relprop.tabular import Result, Results
 from relprop.text import TextExplanation, Token
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&<!--{{7*7}}"
@@ -416,6 +416,12 @@ def test_a_table_s_result(tmp_path: Path) -> None:
         assert expected in found.text
 
 
+def test_rows_of_a_table_are_switched_between_by_their_labels(tmp_path: Path) -> None:
+    rows = [Result(("a", "b"), np.ones(2), np.full(2, i), 0, "yes", 1.0, "Zero()", label=f"r{i}") for i in range(3)]
+    found = Page(to_html(Results(rows), tmp_path / "a.html"))
+    assert [view["rules"] for view in found.data["views"]] == ["row r0", "row r1", "row r2"]
+
+
 def test_a_thousand_features_are_folded(tmp_path: Path) -> None:
     found = Page(to_html(torch.randn(1, 1000), tmp_path / "a.html"))
     assert "The other 980 features" in found.texts and len(found.all("tr")) == 1001
@@ -486,6 +492,8 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "folder": (lambda p: to_html(ONES, p / "no" / "a.html"), "no folder"),
     "nothing": (lambda p: to_html({}, p / "a.html"), "no explanations"),
     "no list": (lambda p: to_html([], p / "a.html"), "no explanations"),
+    "a word": (lambda p: to_html("cat", p / "a.html"), "made of explanations or of relevance, got str"),
+    "none": (lambda p: to_html([None], p / "a.html"), "made of explanations or of relevance, got NoneType"),
     "photograph": (lambda p: to_html(ONES, p / "a.html", np.ones((4, 9))), "map is 4 x 4"),
     "normalised": (lambda p: to_html(ONES, p / "a.html", torch.full((3, 4, 4), -2.0)), "before it was normalised"),
     "one of two": (lambda p: to_html([ONES, torch.ones(1, 3, 4, 9)], p / "a.html", np.ones((4, 4))), "map is 4 x 9"),

@@ -96,7 +96,7 @@ def write_page(explanation: Any, image: Any, head: Head, options: Options) -> st
 def _named(explanation: Any, sample: int, names: Sequence[str]) -> list[Named]:
     if isinstance(explanation, Mapping):
         several = list(explanation.items())
-    elif isinstance(explanation, (list, tuple)):
+    elif isinstance(explanation, Sequence) and not isinstance(explanation, str):
         several = [(None, one) for one in explanation]
     else:
         several = [(None, explanation)]
@@ -108,8 +108,14 @@ def _named(explanation: Any, sample: int, names: Sequence[str]) -> list[Named]:
         if isinstance(key, tuple) and len(key) == 2:
             found.append(Named(str(key[0]), str(key[1]), one))
         else:
-            found.append(Named(_rules(one) if key is None else str(key), target, one))
+            found.append(Named(_label(one) if key is None else str(key), target, one))
     return found
+
+
+def _label(explanation: Any) -> str:
+    """A table's row by its label, anything else by its rules."""
+    label = getattr(explanation, "label", None)
+    return _rules(explanation) if label is None else f"row {label}"
 
 
 def _rules(explanation: Any) -> str:
@@ -258,6 +264,7 @@ def _data(
         "common": common,
         "colours": tables,
         "photo": _reading(ground),
+        "signal": _signal(ground),
     }
 
 
@@ -307,6 +314,15 @@ def _reading(ground: Ground) -> dict[str, Any] | None:
         "sum": int(ground.photo.sum(dtype=np.int64)),
         "size": [height, width],
     }
+
+
+def _signal(ground: Ground) -> dict[str, Any] | None:
+    """The curves' values for the read-out, where they are not too many."""
+    if ground.curves is None or ground.curves.size > _MOST_VALUES:
+        return None
+    top = float(np.abs(ground.curves).max()) or 1.0
+    rows, columns = ground.curves.shape
+    return {"rows": rows, "columns": columns, "top": top, "values": pack(ground.curves / top)}
 
 
 def pack(values: np.ndarray) -> str:

@@ -30,6 +30,7 @@
     if (!view.numbers) {
       const stream = new Blob([bytes(view.values)]).stream().pipeThrough(new DecompressionStream("deflate"));
       const planes = new Uint8Array(await new Response(stream).arrayBuffer()), count = view.rows * view.columns;
+      if (planes.length !== 2 * count) throw new Error("values are missing");
       view.numbers = new Float32Array(count);
       for (let i = 0; i < count; i++) view.numbers[i] = halves[(planes[i] << 8) | planes[count + i]] * view.top;
       view.values = null;
@@ -114,7 +115,12 @@
     for (const part of document.querySelectorAll("[data-views]")) part.hidden = !part.dataset.views.split(" ").includes(String(shown));
     if (figure) figure.hidden = view.form !== "map";
     if (view.form === "map") {
-      const numbers = await unpack(view);
+      let numbers;
+      try {
+        numbers = await unpack(view);
+      } catch {
+        return fallBack();
+      }
       if (views[shown] !== view) return; // another one was chosen meanwhile
       map.width = view.columns;
       map.height = view.rows;
@@ -131,6 +137,14 @@
       look();
     }
     document.documentElement.dataset.shown = shown;
+  }
+
+  // A browser that cannot unpack the values: the picture that is there without scripts.
+  function fallBack() {
+    find("fallback").hidden = false;
+    for (const one of [stage, find("scale"), find("readout"), find("look"), find("keys")]) one.hidden = true;
+    find("caption").textContent = "This browser is too old to unpack the maps. The first one is shown as it is.";
+    document.documentElement.dataset.shown = 0;
   }
 
   // What changes no value: opacity, zoom, grey.
@@ -179,6 +193,16 @@
     return numbers.map((n) => String(Number((read.low + (n / 255) * (read.high - read.low)).toPrecision(2)))).join(", ");
   }
 
+  // The signal's own value, where its numbers are unpacked by now.
+  function signal(row, column) {
+    const { signal: read } = report;
+    if (!read.numbers) {
+      unpack(read).then(() => say());
+      return "";
+    }
+    return String(Number(read.numbers[row * read.columns + column].toPrecision(3)));
+  }
+
   const place = (share, count) => Math.min(count - 1, Math.floor(share * count));
 
   function value(view) {
@@ -199,7 +223,7 @@
     const strong = document.createElement("b");
     strong.textContent = written(number);
     readout.replaceChildren(`${view.axes[0]} ${range(row, down)}, ${view.axes[1]} ${range(column, view.block)}: `, strong);
-    const below = photo ? input(at[0], at[1]) : "";
+    const below = photo ? input(at[0], at[1]) : report.signal ? signal(row, column * view.block) : "";
     if (below) readout.append(` · input ${below}`);
     const share = number / limit(view);
     pointer.hidden = !limit(view);
@@ -241,6 +265,7 @@
   const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
   if (stage) {
+    find("fallback").hidden = true;
     let grip = null; // where a drag began
     const read = (event) => {
       const box = sheet.getBoundingClientRect();

@@ -109,7 +109,7 @@ def make_view(explanation: Any, ground: Ground, options: Options) -> View:
     if hasattr(explanation, "feature_names"):
         flat = as_array(explanation.relevance).ravel()
         return _table(flat, explanation.names, np.asarray(explanation.values).ravel(), options)
-    name, relevance = choose_input(getattr(explanation, "relevance", explanation), options.which)
+    name, relevance = _relevance(explanation, options)
     kind = _kind(relevance, options)
     if kind == "image" and relevance.ndim in (2, 3, 4):
         return _map(_one(relevance, 4, options.sample), ground, options)
@@ -125,6 +125,15 @@ def make_view(explanation: Any, ground: Ground, options: Options) -> View:
         return _signal(one.sum(-1) if kind == "tokens" else one, ground, options)
     drawn = picture(explanation, sample=options.sample, kind=options.kind, which=options.which, **options.more)
     return View("picture", picture=pixels(drawn))
+
+
+def _relevance(explanation: Any, options: Options) -> tuple[str, torch.Tensor]:
+    try:
+        return choose_input(getattr(explanation, "relevance", explanation), options.which)
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"a page is made of explanations or of relevance, got {type(explanation).__name__}") from error
 
 
 def _kind(relevance: torch.Tensor, options: Options) -> str:
@@ -203,7 +212,7 @@ def make_ground(explanation: Any, image: Any, options: Options) -> Ground:
     """The photograph or signal that was given, or else the explanation's own input."""
     if image is False or text_html.is_text(explanation) or hasattr(explanation, "feature_names"):
         return Ground()
-    name, relevance = choose_input(getattr(explanation, "relevance", explanation), options.which)
+    name, relevance = _relevance(explanation, options)
     kind = _kind(relevance, options)
     if kind == "image":
         if image is not None:

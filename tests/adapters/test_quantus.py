@@ -45,6 +45,9 @@ def test_shapes_and_channels() -> None:
     summed, kept = quantus.explain(model, x, y), quantus.explain(model, x, y, channels="keep")
     assert summed.shape == (2, 1, 4, 4) and kept.shape == x.shape
     np.testing.assert_allclose(kept.sum(1, keepdims=True), summed)
+    ones = quantus.explain(model, x, y, composite=rp.Zero(), seed="one")
+    values = model(torch.tensor(x)).gather(1, torch.tensor(y)[:, None]).detach().reshape(2, 1, 1, 1).numpy()
+    np.testing.assert_allclose(ones * values, quantus.explain(model, x, y, composite=rp.Zero()))
     table = quantus.explain(nn.Linear(4, 2), np.ones((2, 4)), y)
     assert table.shape == (2, 4)
     with pytest.raises(rp.RelpropError, match='"sum" or "keep"'):

@@ -27,6 +27,7 @@ def explain(
     *,
     composite: Any = None,
     channels: str = "sum",
+    seed: Any = "value",
     device: Any = None,
     **ignored: Any,
 ) -> Array:
@@ -35,6 +36,8 @@ def explain(
     composite  as `relprop.LRP` takes it
     channels   "sum": relevance of a pixel over its channels, [N, 1, ...], as `quantus.explain` gives it;
                "keep": of every entry
+    seed       "value", or "one": relevance one at the output, so that a map's sign is not that of a negative logit, as
+               on the randomised networks of Quantus' randomisation metrics
     ignored    what Quantus hands to every explain_func (`method`, `xai_lib`, ...)
 
     Use it as `metric(..., explain_func=explain, explain_func_kwargs={"composite": rp.EpsilonPlus()})`.
@@ -46,7 +49,7 @@ def explain(
     where = device or (None if known is None else known.device)
     x = torch.as_tensor(np.array(inputs)).to(dtype=dtype, device=where)
     target = None if targets is None else torch.as_tensor(np.array(targets), device=where).long().reshape(-1)
-    relevance = LRP(model, composite).explain(x, target=target).relevance
+    relevance = LRP(model, composite).explain(x, target=target, seed=seed).relevance
     if channels == "sum" and relevance.ndim > 2:
         relevance = relevance.sum(1, keepdim=True)
     return relevance.cpu().numpy()

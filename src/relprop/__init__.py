@@ -107,7 +107,7 @@ from relprop.selectors import Type as Type
 register_function = _NODES.register_function
 register_module = _NODES.register_module
 
-_LAZY = ("adapters", "captum", "concepts", "metrics", "tabular", "text", "tuning")
+_LAZY = ("adapters", "captum", "concepts", "metrics", "models", "render", "tabular", "text", "tuning")
 
 
 def __getattr__(name: str) -> object:

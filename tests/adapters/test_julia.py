@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -422,6 +422,32 @@ def test_an_analyzer_may_be_called_and_everything_prints() -> None:
     assert repr(jl.LayerMap(3, jl.EpsilonRule())) == "LayerMap(index=3, given=EpsilonRule(1e-06))"
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+def test_concepts_are_masks_at_a_layer(normalise: bool) -> None:
+    """By hand: relevance at the layer, all but one channel zeroed, goes on from there; first features, then samples."""
+    model = nn.Sequential(*vgg()[0], *vgg()[1])
+    composite = jl.EpsilonPlusFlat()
+    lrp = jl.LRP(model, composite, normalize_output_relevance=normalise)
+    at = jl.analyze(PICTURE, lrp, 2, layerwise_relevances=True)
+    assert at.extras is not None
+    full = at.extras["layerwise_relevances"]["2"]
+    below = rp.LRP(model[:3], lrp.engine._composite)
+
+    def masked(channels: Sequence[int]) -> Tensor:
+        kept = torch.zeros_like(full)
+        for sample, channel in enumerate(channels):
+            kept[sample, channel] = full[sample, channel]
+        return below.explain(PICTURE, target=kept).relevance
+
+    found = jl.analyze(PICTURE, jl.CRP(lrp, 2, jl.IndexedFeatures(0, 3)), 2)
+    torch.testing.assert_close(found.val, torch.cat([masked([0, 0]), masked([3, 3])]), rtol=1e-9, atol=1e-12)
+    order = full.sum((2, 3)).argsort(1, descending=True)
+    best = jl.CRP(lrp, "2", jl.TopNFeatures(2))(PICTURE, 2)
+    wanted = torch.cat([masked(order[:, 0].tolist()), masked(order[:, 1].tolist())])
+    torch.testing.assert_close(best.val, wanted, rtol=1e-9, atol=1e-12)
+    assert best.analyzer == "CRP" and best.val.shape == (4, 3, 8, 8)
+
+
 def test_normalised_output_relevance_is_an_option() -> None:
     model = vgg()
     one, value = (jl.analyze(PICTURE, jl.LRP(model, normalize_output_relevance=n), 2) for n in (True, False))
@@ -444,6 +470,11 @@ def test_normalised_output_relevance_is_an_option() -> None:
             lambda: jl.LRP(vgg(), jl.Composite(jl.LayerMap((0, 9), jl.ZeroRule()))),
             r"index \(0, 9\): there are \(0, 0\)",
         ),
+        (lambda: jl.CRP(jl.LRP(vgg()), 9, jl.TopNFeatures(1)), "no layer has the index 9: there are"),
+        (lambda: jl.CRP(jl.LRP(vgg()), "0.99", jl.TopNFeatures(1)), "no module named '0.99'"),
+        (lambda: jl.CRP(vgg(), 0, jl.TopNFeatures(1)), "takes an LRP analyzer"),
+        (lambda: jl.TopNFeatures(0), "positive integer"),
+        (lambda: jl.CRP(jl.LRP(vgg()), (0, 0), jl.IndexedFeatures(99))(PICTURE), "99 is out of range"),
         (lambda: jl.LayerMap(jl.ZeroRule(), 3), "takes an index, as 3 or"),
         (lambda: jl.RangeMap(slice(0, 2), jl.ZeroRule()), r"is written range\(0, 2\)"),
         (lambda: jl.RangeTypeMap(slice(0, 2), {nn.Linear: jl.ZeroRule()}), r"is written range\(0, 2\)"),

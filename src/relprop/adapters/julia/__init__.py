@@ -8,6 +8,7 @@ from relprop.adapters.julia.analyzer import LRP as LRP
 from relprop.adapters.julia.analyzer import Analysis as Analysis
 from relprop.adapters.julia.analyzer import analyze as analyze
 from relprop.adapters.julia.analyzer import check_lrp_compat as check_lrp_compat
+from relprop.adapters.julia.composite import ChainTuple as ChainTuple
 from relprop.adapters.julia.composite import Composite as Composite
 from relprop.adapters.julia.composite import EpsilonAlpha2Beta1 as EpsilonAlpha2Beta1
 from relprop.adapters.julia.composite import EpsilonAlpha2Beta1Flat as EpsilonAlpha2Beta1Flat
@@ -22,9 +23,14 @@ from relprop.adapters.julia.composite import GlobalTypeMap as GlobalTypeMap
 from relprop.adapters.julia.composite import LastLayerMap as LastLayerMap
 from relprop.adapters.julia.composite import LastLayerTypeMap as LastLayerTypeMap
 from relprop.adapters.julia.composite import LayerMap as LayerMap
+from relprop.adapters.julia.composite import ParallelTuple as ParallelTuple
 from relprop.adapters.julia.composite import RangeMap as RangeMap
 from relprop.adapters.julia.composite import RangeTypeMap as RangeTypeMap
+from relprop.adapters.julia.composite import SkipConnectionTuple as SkipConnectionTuple
 from relprop.adapters.julia.composite import lrp_rules as lrp_rules
+from relprop.adapters.julia.crp import CRP as CRP
+from relprop.adapters.julia.crp import IndexedFeatures as IndexedFeatures
+from relprop.adapters.julia.crp import TopNFeatures as TopNFeatures
 from relprop.adapters.julia.layers import CONV_LAYERS as CONV_LAYERS
 from relprop.adapters.julia.layers import DROPOUT_LAYERS as DROPOUT_LAYERS
 from relprop.adapters.julia.layers import NORMALIZATION_LAYERS as NORMALIZATION_LAYERS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,9 +57,9 @@ class LRP:
         rows = [row for _, path, module, rule in self.layers for row in rows_of(_under(path), module, rule)]
         self.engine = Engine(model, ByLayer(rows, name="rules by layer"))
 
-    def __call__(self, input: Any, output_selection: Any = None, **options: Any) -> Analysis:
-        """`analyze(input, self, output_selection)`."""
-        return analyze(input, self, output_selection, **options)
+    def __call__(self, input: Any, output_selection: Any = None, *, layerwise_relevances: bool = False) -> Analysis:
+        """As `analyze` has it."""
+        return _analyze(input, self, output_selection, layerwise_relevances)
 
     def __repr__(self) -> str:
         shown = [(f"{path} {type(module).__name__}", str(rule)) for _, path, module, rule in self.layers]
@@ -92,12 +92,27 @@ class Analysis:
         return f"Analysis({self.analyzer}: {self.heatmap} of shape {shape}, of output {self.output_selection})"
 
 
-def analyze(input: Any, lrp: LRP, output_selection: Any = None, *, layerwise_relevances: bool = False) -> Analysis:
+def analyze(
+    input: Any,
+    analyzer: Callable[..., Analysis],
+    output_selection: Any = None,
+    *,
+    layerwise_relevances: bool = False,
+    add_batch_dim: bool = False,
+) -> Analysis:
     """Explain one output neuron of every sample.
 
     input             a tensor, samples first
+    analyzer          an `LRP` or a `CRP`
     output_selection  None: the strongest; an index, or a tuple of indices; or relevance at the whole output
+    layerwise_relevances  of an `LRP`: relevance at the output of every layer too
+    add_batch_dim     for one sample without a batch dimension
     """
+    options = {"layerwise_relevances": True} if layerwise_relevances else {}
+    return analyzer(input[None] if add_batch_dim else input, output_selection, **options)
+
+
+def _analyze(input: Any, lrp: LRP, output_selection: Any, layerwise_relevances: bool) -> Analysis:
     try:
         found = lrp.engine.explain(
             input,

@@ -281,6 +281,15 @@ def _name(types: Types) -> str:
     return types.__name__ if isinstance(types, type) else " | ".join(t.__name__ for t in types)
 
 
+def ChainTuple(*rules: Any) -> tuple[Any, ...]:
+    """Rules for the layers of a Sequential, in their order: any list will do."""
+    return rules
+
+
+#: Rules for the layers of a `Parallel` or a `SkipConnection`.
+ParallelTuple = SkipConnectionTuple = ChainTuple
+
+
 # -- presets -----------------------------------------------------------------------------------------------------------
 
 

@@ -2,8 +2,8 @@
 Why these two are alike
 =======================
 
-BiLRP explains a similarity by pairs: this part of the one, together with that part of the other. It wants no more than
-the model that makes the vectors.
+BiLRP explains a similarity by pairs: this part of the one, together with that part of the
+other. It wants no more than the model that makes the vectors.
 """
 
 import numpy as np
@@ -19,8 +19,8 @@ from relprop.text.models import load
 # %%
 # Two sentences
 # -------------
-# MiniLM puts sentences into 384 numbers, and the cosine of two of them says how alike the sentences are. All 384
-# explanations of each text run in a few batches.
+# MiniLM puts sentences into 384 numbers, and the cosine of two of them says how alike the
+# sentences are. All 384 explanations of each text run in a few batches.
 
 minilm = load("minilm")
 pair = bilrp_texts(
@@ -38,9 +38,9 @@ print(pair)
 # %%
 # Two photographs
 # ---------------
-# The same cat, and again as in a mirror and closer. What is compared are 40 features from a third of the way up in
-# EfficientNet-Lite0, averaged over the picture: nothing in them says where anything was. The links show what was
-# matched with what.
+# The same cat, and again as in a mirror and closer. What is compared are 40 features from a
+# third of the way up in EfficientNet-Lite0, averaged over the picture: nothing in them says
+# where anything was. The links show what was matched with what.
 
 network = load_model("efficientnet-lite0").model
 features = nn.Sequential(
@@ -57,8 +57,8 @@ print(cats)
 # %%
 # Larger embeddings
 # -----------------
-# With D entries an exact matrix takes D passes for each input. On k random orthogonal directions it takes k: the
-# estimate is unbiased, and its standard error comes with it.
+# With D entries an exact matrix takes D passes for each input. On k random orthogonal directions
+# it takes k: the estimate is unbiased, and its standard error comes with it.
 
 guess = bilrp(
     lrp, prepare(cat), prepare(mirrored), similarity="cosine", project=20, batch=10,

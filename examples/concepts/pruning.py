@@ -2,8 +2,9 @@
 Which units can go
 ==================
 
-The relevance that passes a filter, summed over a few samples, says how much it contributes to what the network is
-asked for. Filters of little relevance go first. Beside it: by the size of the weights, and at random.
+The relevance that passes a filter, summed over a few samples, says how much it contributes to
+what the network is asked for. Filters of little relevance go first. Beside it: by the size of
+the weights, and at random.
 """
 
 import copy
@@ -47,8 +48,8 @@ def accuracy(model):
 # %%
 # Scores
 # ------
-# Relevance is read where a filter's output has passed its ReLU, on ten training samples of each class. The masks go
-# to the convolutions, and nothing is trained again.
+# Relevance is read where a filter's output has passed its ReLU, on ten training samples of each
+# class. The masks go to the convolutions, and nothing is trained again.
 
 convolutions, readers = ("0", "2", "5"), ("1", "3", "6")
 
@@ -60,7 +61,9 @@ def by_relevance(model):
 
 
 def by_weight(model):
-    return {c: model.get_submodule(c).weight.detach().flatten(1).norm(dim=1) for c in convolutions}
+    return {
+        c: model.get_submodule(c).weight.detach().flatten(1).norm(dim=1) for c in convolutions
+    }
 
 
 def at_random(model):

@@ -2,8 +2,9 @@
 Walks through a graph
 =====================
 
-A graph network reads its input along walks: from a member to a friend to a friend of that friend. Relevance of walks
-says more than relevance of nodes: not only who mattered, but by whom it came.
+A graph network reads its input along walks: from a member to a friend to a friend of that
+friend. Relevance of walks says more than relevance of nodes: not only who mattered, but by whom
+it came.
 """
 
 import networkx as nx
@@ -48,8 +49,9 @@ model.eval()
 print(f"right: {(model(x, spread).argmax(1) == sides).sum()} of {len(club)}")
 
 # %%
-# Member 8 has friends on both sides. What is explained is how much more the network takes him for the officer's
-# (33) than for Mr. Hi's (0). The adjacency is a constant: all relevance goes to the members.
+# Member 8 has friends on both sides. What is explained is how much more the network takes him
+# for the officer's (33) than for Mr. Hi's (0). The adjacency is a constant: all relevance goes
+# to the members.
 
 node = 8
 lrp = rp.LRP(model, [(rp.Name("first", "second", "out"), rp.Gamma(0.5, "standard"))])
@@ -60,8 +62,9 @@ edges = torch.tensor(list(club.edges)).T
 figure = walks.picture(edges, count=12, title="why member 8 is taken for the officer's")
 
 # %%
-# The strongest walks are found without listing all of them, and they are the strongest: the search goes on with the
-# beginning that could still become the best, by a bound that holds. Sums over walks are products of matrices.
+# The strongest walks are found without listing all of them, and they are the strongest: the
+# search goes on with the beginning that could still become the best, by a bound that holds. Sums
+# over walks are products of matrices.
 
 for walk in walks.top_walks(5):
     print(" -> ".join(map(str, walk.nodes)), f"{walk.relevance:+.3f}")

@@ -11,20 +11,15 @@ from torch import nn
 class Within(nn.Module):
     """Runs a model inside a function of one's own.
 
-    model  whose modules and parameters go by their own names; it is not registered as a submodule
+    model  whose submodules and parameters are this one's too, by the same names
     call   from the model and the arguments to the output
     """
 
     def __init__(self, model: nn.Module, call: Callable[..., Any]) -> None:
         super().__init__()
-        self._parts = (model, call)  # a tuple: nothing in it is registered
-        self.training = False
-
-    def named_modules(self, *args: Any, **kwargs: Any) -> Any:
-        return self._parts[0].named_modules(*args, **kwargs)
-
-    def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
-        return self._parts[0].named_parameters(*args, **kwargs)
+        self._parts = (model, call)  # a tuple: the model itself is no submodule
+        self.__dict__.update(_modules=model._modules, _parameters=model._parameters, _buffers=model._buffers)
+        self.training = model.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         model, call = self._parts

@@ -1,7 +1,7 @@
 """Walks drawn on their graph: a curve through the nodes that each walk visits.
 
 Red walks speak for the output, blue ones against it; width and opacity are strength. A step that stays at its node is
-a loop. The ring marks where a walk begins, at the input.
+a loop. A ring marks a node where a walk begins, at the input.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def graph(
         raise InputError(f"a walk visits a node that is not there: the graph has {size} nodes")
     at = _positions(pairs, size, positions)
     names = [str(i) for i in range(size)] if labels is None else [str(labels[i]) for i in range(size)]
-    figure = new_figure(5.2, 5.4)
+    tall = float(np.clip(np.ptp(at[:, 1]), 0.35, 1.0))  # the other side, or the same, has length one
+    wide = float(np.clip(np.ptp(at[:, 0]), 0.7, 1.0))
+    figure = new_figure(5.6 * wide + 0.4, 5.2 * tall + 0.8)
     axes = figure.add_subplot()
     for i, j in pairs:
         axes.plot(*at[[i, j]].T, color="#cccccc", linewidth=1.2, zorder=1, solid_capstyle="round")
@@ -117,7 +119,7 @@ def _draw(
 ) -> None:
     if not len(walks):
         return
-    rings: dict[int, int] = {}
+    begins: dict[int, Any] = {}  # by node, the strongest walk that begins there
     patches = require("matplotlib.patches", "render", "drawing walks")
     paths = require("matplotlib.path", "render", "drawing walks")
     strongest = np.abs(relevance).max() or 1.0
@@ -128,10 +130,10 @@ def _draw(
         vertices, codes = _curve(paths.Path, [int(j) for j in walks[k]], at, k)
         style = {"edgecolor": tint, "alpha": 0.15 + 0.75 * share, "linewidth": 0.6 + 2.6 * share}
         axes.add_patch(patches.PathPatch(paths.Path(vertices, codes), facecolor="none", zorder=2 + share, **style))
-        begin = int(walks[k][0])
-        rings[begin] = rings.get(begin, 0) + 1
-        axes.scatter(*at[begin], s=disc * (1.12 + 0.16 * rings[begin]) ** 2, facecolors="none", edgecolors=[tint],
-                     alpha=0.15 + 0.75 * share, linewidths=1.2, zorder=3)  # fmt: skip
+        begins[int(walks[k][0])] = (tint, share)
+    for j, (tint, share) in begins.items():
+        axes.scatter(*at[j], s=1.5 * disc, facecolors="none", edgecolors=[tint], alpha=0.15 + 0.75 * share,
+                     linewidths=1.4, zorder=3)  # fmt: skip
 
 
 def _curve(path: Any, walk: Sequence[int], at: Array, k: int) -> tuple[list[Any], list[int]]:
@@ -151,7 +153,7 @@ def _curve(path: Any, walk: Sequence[int], at: Array, k: int) -> tuple[list[Any]
             continue
         along = end - start
         across = np.array([-along[1], along[0]]) / (np.hypot(*along) or 1.0)
-        bend = _BEND * (((k + 1) // 2) * (-1) ** k + 0.5 * step)
+        bend = _BEND * (((k + 1) // 2) % 4 * (-1) ** k + 0.5 * step)
         vertices += [tuple((start + end) / 2 + bend * across), tuple(end)]
         codes += [path.CURVE3] * 2
     return vertices, codes

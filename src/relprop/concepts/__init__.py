@@ -2,18 +2,20 @@
 
 Bottom up, each stands alone on `relprop.explain`: `contrast` (why this and not that), `virtual` (which frequencies),
 `similarity` (why are these two alike), `walks` (which paths through a graph), `pruning` (which units can go), `crp`
-(what units inside the model have to do with it, by `together` several at once).
+(what units inside the model have to do with it, by `together` several at once), on it `graph` (which units feed which).
 """
 
+from relprop.concepts.contrast import SGLRP as SGLRP
 from relprop.concepts.contrast import Difference as Difference
 from relprop.concepts.contrast import LogRatio as LogRatio
 from relprop.concepts.contrast import SoftmaxContrast as SoftmaxContrast
-from relprop.concepts.contrast import SoftmaxGradient as SoftmaxGradient
 from relprop.concepts.contrast import clrp as clrp
 from relprop.concepts.crp import CRP as CRP
 from relprop.concepts.crp import Conditional as Conditional
 from relprop.concepts.crp import Indexed as Indexed
 from relprop.concepts.crp import TopN as TopN
+from relprop.concepts.graph import AttributionGraph as AttributionGraph
+from relprop.concepts.graph import attribution_graph as attribution_graph
 from relprop.concepts.pruning import least as least
 from relprop.concepts.pruning import prune_units as prune_units
 from relprop.concepts.pruning import unit_relevance as unit_relevance

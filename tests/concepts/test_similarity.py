@@ -202,7 +202,6 @@ def test_two_towers() -> None:
         ({"embed": lambda out: out[0]}, r"embedded as \[1, D\]"),
         ({"embed": lambda out: out * 0, "similarity": "cosine"}, "no cosine"),
     ],
-    ids=str,
 )
 def test_bad_input(options: dict[str, Any], message: str) -> None:
     with pytest.raises(rp.InputError, match=message):

@@ -13,7 +13,7 @@ import numpy as np
 
 import relprop as rp
 from relprop import render
-from relprop.concepts import Difference, SoftmaxContrast, SoftmaxGradient, clrp
+from relprop.concepts import SGLRP, Difference, SoftmaxContrast, clrp
 from relprop.models import load_model, read_photo
 
 loaded = load_model("efficientnet-lite0")
@@ -39,7 +39,7 @@ figure = render.grid([e.relevance for e in each], ["cat", "cup"], photo=view, sm
 seeds = {
     "cat rather than cup": Difference(cat, cup),
     "cat rather than all others": SoftmaxContrast(cat),
-    "SGLRP": SoftmaxGradient(cat),
+    "SGLRP": SGLRP(cat),
 }
 maps = [lrp.explain(x, target=seed).relevance for seed in seeds.values()]
 contrasts = render.grid(maps, list(seeds), photo=view, smooth=1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import relprop as rp
-from relprop.concepts import Difference, LogRatio, SoftmaxContrast, SoftmaxGradient, clrp
+from relprop.concepts import SGLRP, Difference, LogRatio, SoftmaxContrast, clrp
 from relprop.concepts.contrast import ClassContrast, OtherClasses
 from relprop.numerics import nonzero
 from tests.support.compare import assert_close
@@ -80,19 +80,19 @@ def test_softmax_contrast_is_the_gradient_of_the_log_odds() -> None:
 
 
 def test_softmax_gradient_is_that_of_the_probability() -> None:
-    found, audit = seeded(SoftmaxGradient(1))
+    found, audit = seeded(SGLRP(1))
     z = Z.clone().requires_grad_()
     (g,) = torch.autograd.grad(z.softmax(1)[:, 1].sum(), z)
     assert_close(found, g, 1e-10)
     zero = torch.zeros(1, 3, dtype=torch.float64)
-    share = SoftmaxGradient(0).gradient(zero) * nonzero(zero)  # an output of zero starts with relevance too
+    share = SGLRP(0).gradient(zero) * nonzero(zero)  # an output of zero starts with relevance too
     assert_close(share, torch.tensor([[2.0, -1, -1]], dtype=torch.float64) / 9, 1e-12)
     assert abs(audit.seed) < 1e-12 and audit.balanced
 
 
 def test_softmax_gradient_where_the_network_is_certain() -> None:
     z = torch.tensor([[40.0, 0.5, -1.0]], dtype=torch.float64)
-    found, _ = seeded(SoftmaxGradient(0), z)
+    found, _ = seeded(SGLRP(0), z)
     assert found[0, 0] > 0 and found[0, 0] == pytest.approx(-float(found[0, 1:].sum()), rel=1e-12)
 
 
@@ -136,7 +136,7 @@ def test_what_is_shared_cancels(target: ClassContrast, expected: list[float]) ->
 
 
 def test_softmax_gradient_through_a_layer() -> None:
-    e = rp.LRP(Shared(), rp.Zero()).explain(X, target=SoftmaxGradient(0))
+    e = rp.LRP(Shared(), rp.Zero()).explain(X, target=SGLRP(0))
     p = torch.sigmoid(torch.tensor(2.0, dtype=torch.float64))
     r = float(p * (1 - p))  # z = (7, 5): R = r at output 0, -r at output 1
     expected = [r * 3 / 7, r * (4 / 7 - 4 / 5), -r / 5]
@@ -204,9 +204,9 @@ def test_a_contrast_is_the_sum_of_its_outputs(preset: Any) -> None:
     one, other = lrp.explain(x, targets=[2, 4])
     assert_close(lrp.explain(x, target=Difference(2, 4)).relevance, one.relevance - other.relevance, 1e-9)
     by_output = [lrp.explain(x, target=n, seed="one").relevance for n in range(5)]
-    share = SoftmaxGradient(1).gradient(model(x).detach()) * model(x).detach()
+    share = SGLRP(1).gradient(model(x).detach()) * model(x).detach()
     expected = sum(share[:, n].view(3, 1, 1, 1) * by_output[n] for n in range(5))
-    found = lrp.explain(x, target=SoftmaxGradient(1))
+    found = lrp.explain(x, target=SGLRP(1))
     assert_close(found.relevance, expected, 1e-9)
     assert found.audit.balanced
 
@@ -222,8 +222,8 @@ def test_batch_is_single_items_and_each_has_its_class() -> None:
 
 @pytest.mark.parametrize("head", [nn.Softmax(-1), nn.LogSoftmax(-1)], ids=["softmax", "log softmax"])
 def test_a_final_softmax_is_looked_through(head: nn.Module) -> None:
-    e = rp.LRP(Outputs(head), rp.Zero()).explain(Z, target=SoftmaxGradient(1))
-    assert_close(e.relevance, seeded(SoftmaxGradient(1))[0], 1e-10)
+    e = rp.LRP(Outputs(head), rp.Zero()).explain(Z, target=SGLRP(1))
+    assert_close(e.relevance, seeded(SGLRP(1))[0], 1e-10)
 
 
 def test_places_of_a_segmentation() -> None:
@@ -261,8 +261,8 @@ def test_the_last_token() -> None:
         (Difference(1, 1), "the same class, 1"),
         (SoftmaxContrast(torch.tensor([1, 2, 3])), "one for each of the 2 samples"),
         (SoftmaxContrast(torch.tensor([0.5, 1.0])), "must hold indices of classes, got torch.float32"),
-        (SoftmaxGradient("cat"), "must be an index"),  # type: ignore[arg-type]
-        (SoftmaxGradient(0, dim=2), "dim=2"),
+        (SGLRP("cat"), "must be an index"),  # type: ignore[arg-type]
+        (SGLRP(0, dim=2), "dim=2"),
         (LogRatio(0, 1), "must be positive, got 2 over -1.*Difference"),
     ],
     ids=str,

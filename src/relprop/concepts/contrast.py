@@ -1,7 +1,7 @@
 r"""Contrast: why this output and not that one.
 
 Most of what speaks for one class speaks for its neighbours too. A contrast puts relevance of both signs on the
-outputs, so that what they share cancels. `Difference`, `LogRatio`, `SoftmaxContrast` and `SoftmaxGradient` are values
+outputs, so that what they share cancels. `Difference`, `LogRatio`, `SoftmaxContrast` and `SGLRP` are values
 for `target=` of `LRP.explain`; `clrp` compares two explanations.
 
 Notation: `z_n` the outputs (logits, where the model ends with a softmax that is recognised), `t` the target,
@@ -119,8 +119,8 @@ class SoftmaxContrast(ClassContrast):
 
 
 @dataclass(frozen=True)
-class SoftmaxGradient(ClassContrast):
-    """SGLRP: the gradient of the target's probability, taken as relevance.
+class SGLRP(ClassContrast):
+    """The gradient of the target's probability, taken as relevance.
 
     R_t = p_t (1 - p_t),   R_n = -p_t p_n
 

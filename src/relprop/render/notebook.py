@@ -83,6 +83,11 @@ def rows(found: Any) -> str:
     return _note([*parts, _fold("every row", _drawn(lambda: found.figure(_MOST), "beeswarm of all rows"), True)])
 
 
+def note(text: str) -> str:
+    """A line of text, as for what cannot be shown."""
+    return _note([_line(text)])
+
+
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 

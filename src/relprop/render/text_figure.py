@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from relprop.render.figure import bare, colour_bar, new_figure
 from relprop.render.palette import DEFAULT, palette
-from relprop.render.scale import Scale, find_scale
+from relprop.render.scale import Scale, as_array, find_scale
 from relprop.render.text import STEPS, Word, scale_of, shade, shades, strongest_columns, visible
 
 _COLUMNS = 90  # characters in a line
@@ -19,6 +18,7 @@ _LINE = 0.24  # inches
 _MOST = 600  # words
 _CELLS = 60
 _LABEL = 20
+_NOTHING = "no relevance: every value is zero"
 
 
 def words(found: Sequence[Word], title: str) -> Any:
@@ -38,7 +38,7 @@ def similarity(found: Any) -> Any:
 
 def matrix(found: Any) -> Any:
     """An answer down, the words before it across."""
-    values = found.word_matrix().numpy().astype(np.float64)
+    values = as_array(found.word_matrix(), "the words' relevance")
     kept = strongest_columns(values[:, :-1], _CELLS)  # the last word explains nothing
     rows = min(len(values), _CELLS)
     values = values[:rows, kept]
@@ -53,8 +53,10 @@ def matrix(found: Any) -> Any:
     axes.set_yticks(range(rows), down, fontsize=_SIZE - 2, parse_math=False)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
-    left = f"the {len(kept)} strongest of {len(found.words)} words" if len(kept) < len(found.words) else ""
-    axes.set_xlabel(left or str(scale), fontsize=_SIZE - 2)
+    notes = [f"the {len(kept)} strongest of {len(found.words)} words"] if len(kept) < len(found.words) - 1 else []
+    notes += [f"the first {rows} of {len(found.answer_words)} words of the answer"] * (rows < len(found.answer_words))
+    notes += [_NOTHING if scale.empty else str(scale)]
+    axes.set_xlabel("\n".join(notes), fontsize=_SIZE - 2)
     colour_bar(figure, axes, scale, DEFAULT)
     return figure
 
@@ -92,6 +94,8 @@ def _texts(parts: Sequence[tuple[str, Sequence[Word]]], scale: Scale) -> Any:
                 )  # fmt: skip
             top += 1
         top += 0.25
+    if scale.empty:
+        axes.set_xlabel(_NOTHING, fontsize=_SIZE - 1, color="#444444")
     colour_bar(figure, axes, scale, DEFAULT)
     return figure
 
@@ -106,7 +110,7 @@ def _lines(found: Sequence[Word]) -> list[list[tuple[float, Word]]]:
     """Words with the column each begins at, line by line."""
     lines: list[list[tuple[float, Word]]] = [[]]
     at = 0.0
-    for word in found:
+    for word in _cut(found):
         breaks = word.before.count("\n")
         width = _width(visible(word.text))
         beside = word.special or (bool(lines[-1]) and lines[-1][-1][1].special)
@@ -117,6 +121,17 @@ def _lines(found: Sequence[Word]) -> list[list[tuple[float, Word]]]:
         lines[-1].append((at + space, word))
         at += space + width
     return lines
+
+
+def _cut(found: Sequence[Word]) -> Iterator[Word]:
+    """Words longer than a line in parts, each in the whole word's colour."""
+    for word in found:
+        text, before = visible(word.text), word.before
+        while _width(text) > _COLUMNS:
+            stop = next(i for i in range(_COLUMNS, 0, -1) if _width(text[:i]) <= _COLUMNS)
+            yield replace(word, text=text[:stop], before=before)
+            text, before = text[stop:], ""
+        yield replace(word, text=text, before=before)
 
 
 def _width(text: str) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.errors import InputError
+from relprop.errors import InputError, RelpropError
 from relprop.explain.audit import Audit
 from relprop.render.files import write_atomically
 from relprop.render.text import Passage, Word, plain, strongest_passages, strongest_words
@@ -61,9 +61,13 @@ class Shown:
         raise InputError(f"{path}: written are {', '.join(SUFFIXES)}")
 
     def _repr_html_(self) -> str:
+        from relprop.render.notebook import note
         from relprop.render.text_html import fragment
 
-        return fragment(self._fragment())
+        try:
+            return fragment(self._fragment())
+        except RelpropError as error:  # a display raises nothing
+            return note(f"{self._title()}: {error}")
 
     def data(self) -> dict[str, Any]:
         """Everything that was found, in plain values."""

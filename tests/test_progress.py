@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -149,6 +150,10 @@ def _tuning() -> None:
     rp.tune(model, [torch.rand(2, 3)], n_trials=2, metric_options={"steps": 2})
 
 
+def _table() -> None:
+    rp.tabular.Explainer(nn.Sequential(Slow(), nn.Linear(3, 2)), batch_size=1).explain_batch(np.ones((3, 3)))
+
+
 class Slow(nn.Module):
     """Passes on what it is given, once the terminal was written to."""
 
@@ -167,6 +172,7 @@ class Slow(nn.Module):
         (_many_targets, "explaining ["),
         (_metric, "taking features away ["),
         (_tuning, "tuning"),
+        (_table, "explaining ["),
     ],
 )
 def test_what_takes_long_says_so(

@@ -1,8 +1,8 @@
 """The `relprop` command.
 
-Bottom up: `progress` (the line that says what takes long), `words` (rules, selectors and presets as they are
-written), `options` (that several commands share), `session` (from the options to a network, rules and a photograph),
-`output` (what is printed), `demo`, `report`, `table`, `text`, `commands`.
+Bottom up: `words` (rules, selectors and presets as they are written), `options` (that several commands share),
+`session` (from the options to a network, rules and a photograph), `output` (what is printed), `demo`, `report`,
+`table`, `text`, `commands`.
 
 Every mistake of the user is one line on standard error and exit code 2, and nothing is written.
 """

@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from relprop.cli.options import model_options, rule_options
-from relprop.cli.progress import Progress
 from relprop.cli.report import report
 from relprop.cli.table import table
 from relprop.cli.text import text
+from relprop.progress import Progress
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, no_args_is_help=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from relprop.cli import output, session
-from relprop.cli.progress import Progress
 from relprop.errors import InputError
 from relprop.models import load_model, read_photo
 from relprop.models.photos import BUILT_IN
+from relprop.progress import Progress
 from relprop.render import save
 from relprop.render.figure import check_path
 

@@ -8,11 +8,11 @@ from typing import Any
 import click
 from torch import Tensor
 
-from relprop.cli.progress import Progress
 from relprop.cli.session import Subject, class_name, top
 from relprop.composite import Composite
 from relprop.explain import LRP, Explanation
 from relprop.plan import Plan
+from relprop.progress import Progress
 from relprop.render import grid
 
 Explained = list[tuple[str, Explanation]]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from relprop.cli.options import model_options, rule_options
-from relprop.cli.progress import Progress
 from relprop.errors import InputError
+from relprop.progress import Progress
 
 if TYPE_CHECKING:
     from relprop.cli.session import Subject

@@ -53,7 +53,7 @@ def table(
     Without --row every row is explained (of a model that was fitted here, the rows it has not seen) and the mean
     strength of every column is printed.
     """
-    from relprop.cli.progress import Progress
+    from relprop.progress import Progress
     from relprop.tabular.data import read_table
 
     destination = _destination(out, several=not rows or len(rows) > 1)

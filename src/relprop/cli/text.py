@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from relprop.cli.progress import Progress
 from relprop.cli.words import parse_preset
 from relprop.errors import InputError
+from relprop.progress import Progress
 
 if TYPE_CHECKING:
     from relprop.text.result import Shown

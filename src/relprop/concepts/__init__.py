@@ -2,7 +2,8 @@
 
 Bottom up, each stands alone on `relprop.explain`: `contrast` (why this and not that), `virtual` (which frequencies),
 `similarity` (why are these two alike), `walks` (which paths through a graph), `pruning` (which units can go), `crp`
-(what units inside the model have to do with it, by `together` several at once), on it `graph` (which units feed which).
+(what units inside the model have to do with it, by `together` several at once), on it `graph` (which units feed which),
+`patching` (what if a part had its values from another input).
 """
 
 from relprop.concepts.contrast import SGLRP as SGLRP
@@ -16,6 +17,10 @@ from relprop.concepts.crp import Indexed as Indexed
 from relprop.concepts.crp import TopN as TopN
 from relprop.concepts.graph import AttributionGraph as AttributionGraph
 from relprop.concepts.graph import attribution_graph as attribution_graph
+from relprop.concepts.patching import PatchEffects as PatchEffects
+from relprop.concepts.patching import activation_patching as activation_patching
+from relprop.concepts.patching import attribution_patching as attribution_patching
+from relprop.concepts.patching import native_gradient as native_gradient
 from relprop.concepts.pruning import least as least
 from relprop.concepts.pruning import prune_units as prune_units
 from relprop.concepts.pruning import unit_relevance as unit_relevance

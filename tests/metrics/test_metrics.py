@@ -123,7 +123,7 @@ def test_conservation() -> None:
     found = rp.LRP(model, rp.Zero()).explain(x, target=0)
     error = relative_conservation_error(found.relevance, found.output[:, 0])
     assert error.shape == (3,) and float(error.max()) < 1e-5
-    assert float(relative_conservation_error(found)) < 1e-5
+    torch.testing.assert_close(relative_conservation_error(found), error)
     torch.testing.assert_close(
         relative_conservation_error(2 * found.relevance, found.output[:, 0]), torch.ones(3).double(), rtol=0, atol=1e-5
     )
@@ -132,6 +132,15 @@ def test_conservation() -> None:
     nn.init.constant_(biased.bias, 3.0)
     absorbed = rp.LRP(biased, rp.Zero()).explain(torch.ones(1, 1), target=0)
     assert float(relative_conservation_error(absorbed)) == pytest.approx(0.75)
+
+    class Pair(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return model(a) + 0.5 * model(b.relu())
+
+    two = rp.LRP(Pair(), rp.Zero()).explain(x, torch.randn(3, 4), target=torch.tensor([0, 1, 0]))
+    assert relative_conservation_error(two).shape == (3,) and float(relative_conservation_error(two).max()) < 1e-5
+    soft = rp.LRP(nn.Sequential(model, nn.Softmax(-1)), rp.Zero()).explain(x)
+    assert float(relative_conservation_error(soft).max()) < 1e-5, "the logit is explained"
     guided = rp.LRP(nn.Sequential(nn.Linear(4, 2), nn.ReLU()), rp.GuidedBackprop()).explain(x, target=0)
     with pytest.raises(rp.RelpropError, match="no relevance"):
         relative_conservation_error(guided)

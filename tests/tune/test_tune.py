@@ -232,6 +232,22 @@ def test_the_start_is_kept_where_nothing_beats_it(model: nn.Sequential, x: Tenso
     assert "nothing that was tried beats the start" in str(found)
 
 
+def test_an_explainers_conservation_is_that_of_its_seed() -> None:
+    model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 3, bias=False), nn.Softmax(-1)).double()
+    data = [torch.randn(5, 4).double()]
+    for start in (LRPUniformEpsilon(model[:3], 1e-9), rp.LRP(model, rp.Zero())):
+        found = rp.tune(start, data, n_trials=1, metric="relative_conservation_error", progress=False)
+        assert found.baseline is not None and found.baseline < 1e-6
+
+
+def test_metrics_that_explain_more_have_the_explainer(model: nn.Sequential, x: Tensor) -> None:
+    pytest.importorskip("quantus", reason="tunes with one of its metrics")
+    data = [(x, torch.zeros(6, dtype=torch.long))]
+    options = {"nr_samples": 1, "disable_warnings": True}
+    found = rp.tune(LRPUniformEpsilon(model), data, n_trials=1, metric="MaxSensitivity", metric_options=options)
+    assert found.value > 0
+
+
 def test_bounds_are_searched(x: Tensor) -> None:
     model = network()
 

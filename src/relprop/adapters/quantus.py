@@ -33,7 +33,7 @@ def explain(
 ) -> Array:
     """Quantus' `explain_func`: relevance of a batch as an array.
 
-    composite  as `relprop.LRP` takes it
+    composite  as `relprop.LRP` takes it; or an explainer of `relprop.adapters.pnpxai`, with its own seed
     channels   "sum": relevance of a pixel over its channels, [N, 1, ...], as `quantus.explain` gives it;
                "keep": of every entry
     seed       "value", or "one": relevance one at the output, so that a map's sign is not that of a negative logit, as
@@ -49,7 +49,12 @@ def explain(
     where = device or (None if known is None else known.device)
     x = torch.as_tensor(np.array(inputs)).to(dtype=dtype, device=where)
     target = None if targets is None else torch.as_tensor(np.array(targets), device=where).long().reshape(-1)
-    relevance = LRP(model, composite).explain(x, target=target, seed=seed).relevance
+    if hasattr(composite, "attribute"):
+        explainer = composite.copy()
+        explainer.model = model  # which Quantus may have changed
+        relevance = explainer.attribute(x, target)
+    else:
+        relevance = LRP(model, composite).explain(x, target=target, seed=seed).relevance
     if channels == "sum" and relevance.ndim > 2:
         relevance = relevance.sum(1, keepdim=True)
     return relevance.cpu().numpy()

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from relprop.errors import InputError
 from relprop.explain import Explanation
+from relprop.record.tensors import tensors
 
 
 def relative_conservation_error(relevance: Tensor | Explanation, explained: Tensor | None = None) -> Tensor:
@@ -14,14 +15,16 @@ def relative_conservation_error(relevance: Tensor | Explanation, explained: Tens
 
         | sum_j R_j - f | / | f |
 
-    relevance  [N, ...], and `explained` [N]: the value explained for each sample. Or an explanation alone: then the
-               books of the whole batch are taken, [1]; what biases absorb counts as missing here
+    relevance  [N, ...], and `explained` [N]: the value explained for each sample. Or an explanation alone, which knows
+               both, of all its inputs together. What biases, stabilisers and further leaves (position embeddings)
+               take counts as missing
     """
     if isinstance(relevance, Explanation):
         if not relevance.audit.conserving:
             raise InputError("a gradient method's map is no relevance: nothing about it is conserved")
-        found = torch.tensor([sum(relevance.audit.inputs.values()) + sum(relevance.audit.leaves.values())])
-        wanted = torch.tensor([relevance.audit.seed])
+        parts = list(tensors(relevance.relevance))
+        found = torch.stack([part.double().flatten(1).sum(1) for part in parts]).sum(0)
+        wanted = relevance.explained.double()
     else:
         if explained is None or explained.shape != relevance.shape[:1]:
             seen = None if explained is None else tuple(explained.shape)

@@ -20,8 +20,8 @@ from relprop.tuning.space import Groups, Presets, Space
 from relprop.tuning.study import data_fingerprint, fingerprint, open_study, optuna, quiet
 
 Batch = tuple[Tensor, Tensor]
-#: From inputs and targets to relevance.
-Explain = Callable[[Tensor, Tensor], Tensor]
+#: From inputs and targets to relevance, and the value explained for each sample where that is known.
+Explain = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 
 
 def tune(
@@ -142,7 +142,12 @@ class _Rules:
 
     def explain(self, choice: Any) -> Explain:
         lrp = LRP(self.model, choice)
-        return lambda x, target: lrp.explain(x, target=target).relevance
+
+        def explain(x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+            found = lrp.explain(x, target=target)
+            return found.relevance, found.explained
+
+        return explain
 
 
 class _Explainer:
@@ -171,7 +176,11 @@ class _Explainer:
         return self.explain(self.start)
 
     def explain(self, choice: Any) -> Explain:
-        return lambda x, target: choice.attribute(x, target)
+        def explain(x: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
+            ones = x.new_ones(len(x)) if getattr(choice, "seed", None) == "one" else None
+            return choice.attribute(x, target), ones
+
+        return explain
 
 
 def _subject(lrp: Any) -> Any:
@@ -215,8 +224,8 @@ def _score(explain: Explain, model: nn.Module, batches: list[Batch], scoring: Sc
     """The metric over all batches, each weighted by its samples."""
     total, count = 0.0, 0
     for x, target in batches:
-        relevance = explain(x, target)
-        total += scoring(model, x, relevance, target, choice) * len(x)
+        relevance, explained = explain(x, target)
+        total += scoring(model, x, target, relevance, explained, choice) * len(x)
         count += len(x)
     value = total / count
     if value != value:

@@ -18,10 +18,14 @@ Direction = Literal["maximize", "minimize"]
 Own = Callable[..., Any]
 
 
-def _conservation(model: nn.Module, x: Tensor, relevance: Tensor, target: Tensor) -> Tensor:
-    with torch.no_grad():
-        output = model(x)
-    explained = output.gather(1, target[:, None])[:, 0] if output.ndim == 2 else output
+def _conservation(
+    model: nn.Module, x: Tensor, relevance: Tensor, target: Tensor, explained: Tensor | None = None
+) -> Tensor:
+    """Against what the explanation says it explains; against the model's output where it does not say."""
+    if explained is None:
+        with torch.no_grad():
+            output = model(x)
+        explained = output.gather(1, target[:, None])[:, 0] if output.ndim == 2 else output
     return metrics.relative_conservation_error(relevance, explained)
 
 
@@ -48,13 +52,20 @@ class Scoring:
         shown = ", ".join(f"{name}={_lasting(self.given[name])}" for name in sorted(self.given))
         return f"{self.name}({shown})" if shown else self.name
 
-    def __call__(self, model: nn.Module, x: Tensor, relevance: Tensor, target: Tensor, composite: Any) -> float:
-        """The mean over a batch."""
+    def __call__(
+        self, model: nn.Module, x: Tensor, target: Tensor, relevance: Tensor, explained: Tensor | None, choice: Any
+    ) -> float:
+        """The mean over a batch.
+
+        explained  the value explained for each sample, where it is known
+        choice     the composite or explainer, for metrics that explain more
+        """
         if self.quantus:
             from relprop.adapters.quantus import mean_score
 
-            return mean_score(self.metric, model, x, target, relevance, composite)
-        found = self.metric(model, x, relevance, target, **self.options)
+            return mean_score(self.metric, model, x, target, relevance, choice)
+        options = {**self.options, "explained": explained} if self.metric is _conservation else self.options
+        found = self.metric(model, x, relevance, target, **options)
         return float(torch.as_tensor(found, dtype=torch.float64).mean())
 
 

@@ -17,6 +17,7 @@ import relprop as rp
 from relprop.errors import InputError
 from relprop.render import grid, notebook, pixels
 from relprop.tabular import Result, Results
+from tests.render.test_figure import pictures
 
 EVIL = "<script>alert('x')</script>\u202e\x07"
 image = pytest.importorskip("PIL.Image", reason="reading pictures needs pillow")
@@ -87,10 +88,22 @@ def test_ipython_shows_html_and_plain_text() -> None:
 def test_an_explanation_is_its_picture_with_the_books_and_the_plan() -> None:
     found = explained()
     text = notebook.explanation(found)
-    np.testing.assert_array_equal(picture_in(text), pixels(rp.render.picture(found, title="")))
+    x = found.inputs
+    stretched = (x - x.min()) / (x.max() - x.min())
+    drawn = rp.render.picture(found, image=stretched, title="", photo_title="input, stretched to its range")
+    np.testing.assert_array_equal(picture_in(text), pixels(drawn))
     page = Checked(text)
     assert "target 1 · by UniformEpsilon" in page.text and "audit: balanced" in page.text
     assert "biases" in page.text and "Epsilon(" in page.text
+
+
+def test_every_image_of_a_batch_stands_beside_its_map() -> None:
+    found = explained((3, 1, 2, 3))
+    assert pictures(notebook._with_input(found))[0].max() == 255 and len(pictures(notebook._with_input(found))) == 6
+    found.inputs = torch.zeros_like(found.inputs)  # nothing to stretch
+    assert len(pictures(notebook._with_input(found))) == 6
+    found.inputs = [found.inputs]
+    assert len(pictures(notebook._with_input(found))) == 3
 
 
 def test_an_audit_shows_every_entry_with_its_share_and_bar() -> None:

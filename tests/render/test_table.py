@@ -161,6 +161,13 @@ def test_a_small_table_has_values_in_its_cells() -> None:
     assert "+1\n(0.25)" in texts(figure) and "-4\n(1.235e+06)" in texts(figure)
 
 
+def test_words_and_gaps_stand_in_the_cells_as_they_are() -> None:
+    values = np.array([["rome", 1.5], [None, float("nan")]], dtype=object)
+    written = texts(heat_table([[1.0, 2.0], [3.0, 4.0]], ["city", "a"], values))
+    assert all(text in written for text in ("+1\n(rome)", "+2\n(1.5)", "+3\n(missing)", "+4\n(missing)"))
+    assert labels(bars([2.0, 1.0], ["city", "a"], [None, float("nan")])) == ["city = missing", "a = missing"]
+
+
 def test_rows_are_ordered_as_asked() -> None:
     table = np.array([[1.0, 1.0], [3.0, -9.0], [2.0, 2.0], [3.0, -8.0]])
 

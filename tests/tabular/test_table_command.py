@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,6 +92,15 @@ def test_models_from_a_file_and_a_picture(relprop: Run, table: Path) -> None:
     assert said.code == 0 and "up:" in said.out
 
 
+def test_pictures_of_many_rows_and_of_several_presets(relprop: Run, table: Path) -> None:
+    pytest.importorskip("matplotlib", reason="draws a picture")
+    given = ("table", table, "--label", "y", "--model", "net.py:net")
+    assert relprop(*given, "--out", "all.svg").code == 0
+    assert relprop(*given, "--row", 3, "--preset", "epsilon", "--preset", "z_plus", "--out", "two.svg").code == 0
+    assert "features by mean strength" in Path("all.svg").read_text()
+    assert {"epsilon", "z_plus"} <= set(re.findall(r">(\w+)</text>", Path("two.svg").read_text()))
+
+
 def test_columns_of_words(relprop: Run, table: Path) -> None:
     lines = ["city,a,y"] + [f"{'abc'[i % 3]},{i / 40},{'up' if i % 3 == 0 else 'down'}" for i in range(40)]
     table.with_name("words.csv").write_text("\n".join(lines) + "\n")
@@ -132,7 +142,10 @@ def test_several_presets(relprop: Run, table: Path) -> None:
         (("data.csv", "--label", "y", "--preset", "EpsilonPlu"), "EpsilonPlus"),
         (("data.csv", "--label", "y", "--model", "forest"), "a model is mlp, linear, or FILE.py:FACTORY"),
         (("data.csv", "--label", "y", "--model", "net.py:number"), "cannot be converted"),
-        (("data.csv", "--label", "y", "--model", "net.py:net", "--out", "x.png"), "a picture shows one row"),
+        (
+            ("data.csv", "--label", "y", "--preset", "epsilon", "--preset", "z_plus", "--out", "x.png"),
+            "many rows under one preset",
+        ),
         (("data.csv", "--label", "y", "--out", "no/where.csv"), "there is no folder no"),
         (("data.csv", "--label", "y", "--weights", "w.pt"), "is fitted on the table"),
         (("iris", "--model", "net.py:net"), "cannot take"),

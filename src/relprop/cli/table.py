@@ -51,12 +51,13 @@ def table(
 
     DATA is a CSV file with a header line, or one of the built-in tables breast-cancer, iris, wine and diabetes.
     Without --row every row is explained (of a model that was fitted here, the rows it has not seen) and the mean
-    strength of every column is printed.
+    strength of every column is printed. A picture of one row shows bars, or under several presets a table; one of many
+    rows shows every row as a point, coloured by the column's value.
     """
     from relprop.progress import Progress
     from relprop.tabular.data import read_table
 
-    destination = _destination(out, several=not rows or len(rows) > 1)
+    destination = _destination(out, several=len(rows) != 1 and len(presets) > 1)
     composites = [_preset(text) for text in presets] or [None]
     found = read_table(data, label)
     _check_rows(rows, len(found.values))
@@ -151,7 +152,10 @@ def _destination(out: str | None, several: bool) -> Path | None:
         from relprop.render.figure import check_path
 
         if several:
-            raise InputError(f"{out}: a picture shows one row; choose it with --row, or write .csv or .json")
+            raise InputError(
+                f"{out}: a picture shows many rows under one preset, or one row (--row) under several; give fewer, or "
+                "write .csv or .json"
+            )
         return check_path(path)
     if not path.parent.is_dir():
         raise InputError(f"{out}: there is no folder {path.parent}")
@@ -172,5 +176,14 @@ def _write(results: list[Results], path: Path, top: int) -> Path:
                     values = [f"{v:.9g}" for v in one.relevance.reshape(-1)]
                     writer.writerow([one.rules, one.label, one.target_name, one.output, one.delta, *values])
     else:
-        return results[0][0].save(path, top)
+        return _draw(results).save(path, top)
     return path
+
+
+def _draw(results: list[Results]) -> Any:
+    """What suits them: bars of one row, one row under several presets as a table, many rows as a beeswarm."""
+    from relprop.tabular import Comparison
+
+    if len(results) > 1:
+        return Comparison({result[0].rules: result[0] for result in results})
+    return results[0][0] if len(results[0]) == 1 else results[0]

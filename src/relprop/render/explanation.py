@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import difflib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +21,13 @@ from relprop.render.files import png_bytes
 
 Kind = Literal["image", "signal", "volume", "bars", "tokens"]
 KINDS: tuple[str, ...] = ("image", "signal", "volume", "bars", "tokens")
+# What draws each, and by which name it takes what was explained.
+_DRAWINGS: dict[str, tuple[Callable[..., Any], str]] = {
+    "tokens": (signals.signal, "values"),
+    "signal": (signals.signal, "values"),
+    "volume": (volumes.slices, "body"),
+    "bars": (rows.bars, "values"),
+}
 _MOST_SAMPLES = 12
 _BY_AXES: dict[int, Kind] = {1: "bars", 2: "bars", 3: "signal", 4: "image", 5: "volume"}
 
@@ -81,14 +90,9 @@ def picture(
     else:
         one, values, note = _one_sample(relevance, image, sample)
         title = " · ".join(part for part in (title, note) if part)
-        if kind == "tokens":
-            drawn = signals.signal(one.sum(-1), values, title=title, **options)
-        elif kind == "signal":
-            drawn = signals.signal(one, values, title=title, **options)
-        elif kind == "volume":
-            drawn = volumes.slices(one, values, title=title, **options)
-        else:
-            drawn = rows.bars(one, values=values, title=title, **options)
+        draw, ground = _DRAWINGS[kind]
+        _check_options(draw, options, ground)
+        drawn = draw(one.sum(-1) if kind == "tokens" else one, **{ground: values}, title=title, **options)
     if destination is not None:
         save_figure(drawn, destination)
     return drawn
@@ -170,6 +174,7 @@ def _image(
     title: str,
     options: dict[str, Any],
 ) -> Any:
+    _check_options(figures.grid, options, "relevances", "titles", "photo")
     if relevance.ndim in (2, 3):
         relevance = relevance[None]
     if relevance.ndim == 4 and sample is not None:
@@ -185,6 +190,15 @@ def _image(
         return figures.grid(list(relevance), titles, photo=photos, **{"caption": title, **options})
     photo = image[0] if isinstance(image, (list, tuple)) and len(image) == 1 else image
     return figures.grid(relevance, [title], photo=photo, **options)
+
+
+def _check_options(draw: Callable[..., Any], options: dict[str, Any], *taken: str) -> None:
+    """Whether a drawing knows these options; those given by other names are not among them."""
+    known = [name for name in inspect.signature(draw).parameters if name not in (*taken, "relevance", "title")]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 3)
+            raise InputError(f"no option {name!r}; {'nearest' if near else 'there are'}: {', '.join(near or known)}")
 
 
 def _sample_target(explanation: Any, index: int) -> str:

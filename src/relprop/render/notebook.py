@@ -12,12 +12,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from relprop.errors import RelpropError
 from relprop.render.explanation import picture, target_text
 from relprop.render.figure import pixels
 from relprop.render.files import png_bytes
 from relprop.render.palette import DEFAULT, palette
+from relprop.render.row import value_text
 from relprop.render.text import visible
 
 _MOST = 15  # features of a table
@@ -41,7 +43,7 @@ _STYLE = """<style>
 def explanation(found: Any) -> str:
     """An explanation: its picture, and folded below it the books and the rules."""
     heading = " · ".join(part for part in (target_text(found), f"by {found.plan.composite}") if part)
-    parts = [_head(f"Explanation: {heading}"), _drawn(lambda: picture(found, title=""), f"relevance, {heading}")]
+    parts = [_head(f"Explanation: {heading}"), _drawn(lambda: _with_input(found), f"relevance, {heading}")]
     parts.append(_fold(f"audit: {_verdict(found.audit)}", _books(found.audit), not found.audit.balanced))
     parts.append(_fold(f"plan: {len(found.plan)} operations and their rules", _rules(found.plan)))
     return _note(parts)
@@ -81,6 +83,18 @@ def rows(found: Any) -> str:
     more = f"{len(strengths) - _MOST} more features" if len(strengths) > _MOST else ""
     parts = [_head(heading), _bars(lines, ("feature", "", "mean |relevance|", "")), _line(more)]
     return _note([*parts, _fold("every row", _drawn(lambda: found.figure(_MOST), "beeswarm of all rows"), True)])
+
+
+def _with_input(found: Any) -> Any:
+    """The picture, beside what was explained where that is images: how they were normalised is not known here."""
+    x, relevance = found.inputs, found.relevance
+    alike = isinstance(x, torch.Tensor) and isinstance(relevance, torch.Tensor) and x.shape == relevance.shape
+    if not (alike and x.ndim == 4 and x.shape[1] in (1, 3) and x.is_floating_point()):
+        return picture(found, title="")
+    x = x.detach().float()
+    low, high = (x.flatten(1).aminmax(dim=1)[i][:, None, None, None] for i in (0, 1))
+    stretched = (x - low) / (high - low).clamp(min=torch.finfo(x.dtype).tiny)
+    return picture(found, image=list(stretched), title="", photo_title="input, stretched to its range")
 
 
 def note(text: str) -> str:
@@ -138,7 +152,7 @@ def _bars(lines: Sequence[tuple[str, Any, float]], header: Sequence[str]) -> str
         share = 100 * abs(number) / span if span and np.isfinite(number) else 0.0
         colour = "rgb({} {} {})".format(*ends[int(number >= 0)])
         bar = f'<span class="bar" style="width: {share:.1f}%; background: {colour}"></span>' if number else ""
-        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        shown = "" if value == "" else value_text(value)
         body.append(
             f'<tr><td>{escape(name)}</td><td class="number">{escape(shown)}</td>'
             f'<td class="number">{number:+.4g}</td><td class="track">{bar}</td></tr>'

@@ -140,6 +140,8 @@ def on_cpu(values: Any) -> Any:
 
 
 def value_text(value: Any) -> str:
+    if value is None or value != value:
+        return "missing"
     return f"{value:.4g}" if isinstance(value, numbers.Real) else shorten(str(value), 16)
 
 

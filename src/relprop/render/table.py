@@ -157,7 +157,8 @@ def heat_table(
         main.set_xticklabels(texts_below, fontsize=6, rotation=90 if turned else 0, parse_math=False)
     main.tick_params(length=0)
     if few:
-        features = None if given is None else [given[placed, j] for j in kept]
+        raw = None if given is None else np.asarray(on_cpu(values), dtype=object)  # words stay words
+        features = None if raw is None else [raw[placed, j] for j in kept]
         _write_cells(main, shown, features, scale.limit)
     sums = table[placed].sum(1)
     top.bar(range(len(sums)), sums, width=0.8 if few_names else 1.0, color=signed_colours(sums.tolist(), colours))
@@ -271,12 +272,12 @@ def _value_bar(figure: Any, axis: Any, colours: str | Palette) -> None:
     bar.set_label("the feature's value", fontsize=7, labelpad=-8)
 
 
-def _write_cells(axis: Any, shown: Array, features: Sequence[Array] | None, limit: float) -> None:
+def _write_cells(axis: Any, shown: Array, features: Sequence[Any] | None, limit: float) -> None:
     for line in range(shown.shape[0]):
         for column in range(shown.shape[1]):
             value = shown[line, column]
             text = f"{value:+.2g}" if value else "0"
             if features is not None and line < len(features):
-                text += f"\n({value_text(float(features[line][column]))})"
+                text += f"\n({value_text(features[line][column])})"
             strong = bool(limit) and abs(value) > 0.6 * limit
             axis.text(column, line, text, ha="center", va="center", fontsize=5.5, color="white" if strong else "black")

@@ -413,6 +413,32 @@ def test_indices_and_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None
     assert "GlobalTypeMap(Linear => FlatRule())" in repr(jl.Composite(jl.GlobalTypeMap({nn.Linear: jl.FlatRule()})))
 
 
+class Even(rp.StepRule):
+    """The same to every entry of a window: its input counts as one."""
+
+    def modify_input(self, a: Tensor) -> Tensor:
+        return torch.ones_like(a)
+
+
+class Doubled(rp.StepRule):
+    def modify_denominator(self, z: Tensor) -> Tensor:
+        return 2 * z
+
+
+def test_steps_of_a_rule_on_pools_by_hand() -> None:
+    model = nn.Sequential(nn.AvgPool1d(2), nn.Flatten(), nn.Linear(2, 1, bias=False)).double()
+    nn.init.ones_(model[2].weight)
+    x = torch.tensor([[[1.0, 3.0, 0.0, 4.0]]]).double()  # pooled 2 and 2, which is their relevance
+    given = {"even": [[[1.0, 1.0, 1.0, 1.0]]], "doubled": [[[0.25, 0.75, 0.0, 1.0]]]}
+    for name, rule in (("even", Even(0.0)), ("doubled", Doubled())):
+        found = rp.LRP(model, [(rp.Kind("pool"), rule), (rp.Kind("linear"), rp.Zero())]).explain(x)
+        wanted = torch.tensor(given[name]).double()
+        torch.testing.assert_close(found.relevance, wanted)
+        analyzer = jl.LRP(model, [rule, jl.PassRule(), jl.ZeroRule()], normalize_output_relevance=False)
+        torch.testing.assert_close(jl.analyze(x, analyzer).val, wanted, rtol=1e-8, atol=1e-8)
+    assert jl.is_compatible(Even(), nn.MaxPool2d(2)) and not jl.is_compatible(Even(), nn.ReLU())
+
+
 def test_an_analyzer_may_be_called_and_everything_prints() -> None:
     analyzer = jl.LRP(vgg(), jl.Composite(jl.LayerMap((0, 0), jl.EpsilonRule())))
     called = analyzer(PICTURE, 2, layerwise_relevances=True)

@@ -10,6 +10,7 @@ from relprop.errors import RuleError
 from relprop.numerics import Epsilons, dot, nonzero, stabiliser
 from relprop.ops.base import Books
 from relprop.ops.maps import LinearMap
+from relprop.ops.pool import Pool
 from relprop.rules.linear import LinearRule, transpose
 
 
@@ -32,6 +33,9 @@ class StepRule(LinearRule):
     So the gamma rule is `modify_parameters = p + gamma p.clamp(min=0)`, the flat rule is `modify_input = ones`,
     `modify_weight = ones`, `modify_bias = zeros`. Weights are those of the map with a batch norm behind it merged in.
     `bias="zero"` leaves b' out, whatever `modify_bias` gives. Conserves up to the shares of bias and epsilon.
+
+    A pool takes it where a selector names pools, `(Kind("pool"), MyRule())`: it has no parameters, so that input and
+    denominator alone count.
 
     [Montavon et al. 2019, sec. 10.3.1: the generic rule in four steps]
     """
@@ -57,7 +61,7 @@ class StepRule(LinearRule):
     def modify_denominator(self, z: Tensor) -> Tensor:
         return stabiliser(self.epsilon)(z)
 
-    def is_compatible(self, op: LinearMap) -> bool:
+    def is_compatible(self, op: LinearMap | Pool) -> bool:
         return True
 
     def pull(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
@@ -82,6 +86,19 @@ class StepRule(LinearRule):
         if b is not None:
             books.add("bias", op.bias_share(s, b))
         return x * r / nonzero(a)
+
+    def pool(self, op: Pool, x: Tensor, y: Tensor, g: Tensor, books: Books) -> Tensor:
+        if not self.is_compatible(op):
+            raise RuleError(f"{self} says of itself that it is not compatible with a {op.kind}")
+        a = self.modify_input(x)
+        z = y if a is x else op.form(a)
+        stable = self.modify_denominator(z)
+        if stable.shape != z.shape:
+            raise RuleError(f"{self}: modify_denominator made {tuple(stable.shape)} of {tuple(z.shape)}")
+        s = g * nonzero(y) / stable
+        books.add("epsilon", dot(s, stable - z))
+        r = op.vjp(s, a)
+        return r if a is x else a * r / nonzero(x)
 
     @property
     def gives_zeros(self) -> bool:  # type: ignore[override]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from relprop.adapters.julia.layers import POOLING_LAYERS
 from relprop.composite import Row
 from relprop.errors import RuleError
 from relprop.rules import (
@@ -122,6 +123,8 @@ def rows_of(selector: Selector, module: nn.Module, rule: AnyRule) -> list[Row]:
         rows.append((selector, part))
         if isinstance(part, LinearRule):
             rows.append((selector & Kind("scale"), part))
+        if isinstance(part, StepRule):
+            rows.append((selector & Kind("pool"), part))
     return rows
 
 
@@ -135,6 +138,8 @@ def is_compatible(rule: AnyRule, layer: nn.Module) -> bool:
         return True
     if any(isinstance(p, ConstantStatistics) for p in parts):
         return isinstance(layer, nn.LayerNorm)
-    if any(isinstance(p, (LinearRule, StepRule)) for p in parts):
+    if any(isinstance(p, StepRule) for p in parts) and isinstance(layer, POOLING_LAYERS):
+        return True
+    if any(isinstance(p, LinearRule) for p in parts):
         return isinstance(getattr(layer, "weight", None), Tensor)
     return True

@@ -32,6 +32,27 @@ def blocks(page: Path) -> Iterator[tuple[int, str]]:
         yield text.count("\n", 0, found.start()) + 2, found.group(1)
 
 
+def printed(page: Path) -> dict[int, str]:
+    """What the page says a block prints, by the block's line: the text fence that follows it."""
+    text = page.read_text(encoding="utf-8")
+    found, last = {}, 0
+    for fence in re.finditer(r"^```(python|text)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+        if fence.group(1) == "python":
+            last = text.count("\n", 0, fence.start()) + 2
+        elif last:
+            found[last], last = fence.group(2), 0
+    return found
+
+
+def told(output: str) -> list[str | float]:
+    """The words and numbers of an output; what rounding decides is 0."""
+    words = []
+    for word in output.split():
+        number = re.fullmatch(r"([-+]?[\d.]+(?:e[-+]?\d+)?)%?", word)
+        words.append(round(float(number.group(1)), 4) + 0.0 if number else word)
+    return words
+
+
 def needs(page: Path) -> list[str]:
     """The packages a page asks for, in a comment in its first line: `<!-- needs: skimage matplotlib -->`."""
     found = re.match(r"<!-- needs: (.*?) -->", page.read_text(encoding="utf-8"))
@@ -49,17 +70,23 @@ def _registrations_end_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_registrations_end_here")
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
-def test_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All blocks of a page, in order, in one namespace."""
+def test_a_page_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All blocks of a page, in order, in one namespace; they print what the page says they print."""
     for module in needs(page):
         pytest.importorskip(module, reason=f"docs/{page.name} uses it")
     monkeypatch.chdir(tmp_path)
     name = f"docs_{page.stem.replace('-', '_')}"
     module = type(sys)(name)  # dataclasses look their module up
     monkeypatch.setitem(sys.modules, name, module)
+    outputs = printed(page)
     for line, source in blocks(page):
         # blank lines before it, so that a traceback gives the line of the page
         exec(compile("\n" * (line - 1) + source, str(page), "exec"), module.__dict__)
+        out = capsys.readouterr().out
+        if line in outputs:
+            assert told(out) == told(outputs[line]), f"docs/{page.name}:{line} prints\n{out}"
 
 
 def test_there_is_something_to_run() -> None:

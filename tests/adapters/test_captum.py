@@ -148,6 +148,21 @@ def test_layers_that_run_twice_and_inputs_of_layers_with_several() -> None:
         torch.testing.assert_close(a, b)
 
 
+def test_a_layer_that_is_called_by_keywords() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.mix = nn.Linear(4, 4), nn.Bilinear(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.mix(input2=self.first(input=x), input1=x.relu())
+
+    model, x = Net().double(), torch.randn(2, 4).double()
+    into = LayerLRP(model, model.mix).attribute(x, attribute_to_layer_input=True)
+    out_of = LayerLRP(model, "first").attribute(x)
+    assert isinstance(into, tuple) and any(torch.equal(part, out_of) for part in into)
+
+
 def test_the_relevance_at_a_layers_input_is_that_at_the_output_before_it() -> None:
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(48, 2)).double().eval()
     x = torch.randn(2, 2, 6, 6).double()

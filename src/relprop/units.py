@@ -56,6 +56,10 @@ class Units:
         """The same where the relevance is known, which may also stand on values that are zero: [samples, units]."""
         return self.total(relevance)
 
+    def activity(self, values: Tensor) -> Tensor:
+        """The sum of every unit's values: [samples, units]."""
+        return self.total(values)
+
     def part(self, values: Tensor) -> Tensor:
         """What of the values lies in the chosen units; over all units the parts add up to what the units can tell."""
         return values * self.mask(values).to(values.dtype)
@@ -276,6 +280,11 @@ class Directions(Units):
 
     def read(self, relevance: Tensor, values: Tensor, g: Tensor) -> Tensor:
         return self.relevance(values, g)
+
+    def activity(self, values: Tensor) -> Tensor:
+        dim, _, inverse = self._basis(values)
+        h = values.movedim(dim, -1) @ inverse
+        return h.flatten(1, -2).sum(1) if values.ndim > 2 else h
 
     def part(self, values: Tensor) -> Tensor:
         dim, v, inverse = self._basis(values)

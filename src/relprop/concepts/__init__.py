@@ -3,7 +3,8 @@
 Bottom up, each stands alone on `relprop.explain`: `contrast` (why this and not that), `virtual` (which frequencies),
 `similarity` (why are these two alike), `walks` (which paths through a graph), `pruning` (which units can go), `crp`
 (what units inside the model have to do with it, by `together` several at once), on it `graph` (which units feed which),
-`patching` (what if a part had its values from another input).
+`reference` (which samples of a data set show what a unit stands for), `patching` (what if a part had its values from
+another input).
 """
 
 from relprop.concepts.contrast import SGLRP as SGLRP
@@ -24,6 +25,8 @@ from relprop.concepts.patching import native_gradient as native_gradient
 from relprop.concepts.pruning import least as least
 from relprop.concepts.pruning import prune_units as prune_units
 from relprop.concepts.pruning import unit_relevance as unit_relevance
+from relprop.concepts.reference import References as References
+from relprop.concepts.reference import reference_samples as reference_samples
 from relprop.concepts.similarity import PairRelevance as PairRelevance
 from relprop.concepts.similarity import bilrp as bilrp
 from relprop.concepts.similarity import bilrp_texts as bilrp_texts

@@ -200,7 +200,7 @@ class CRP:
         options     of `LRP.explain`, and what the model takes by keyword
         """
         e = self.lrp.explain(*args, target=target, layers=layer, conditions=conditions, **options)
-        return unit_relevance(e, layer, Channels() if units is None else as_units(units))
+        return by_unit(e, layer, Channels() if units is None else as_units(units))
 
     def _expand(
         self, condition: Mapping[str, Any], request: Request, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -229,13 +229,13 @@ class CRP:
 
     def _top(self, place: str, top: TopN, request: Request, args: tuple[Any, ...], kwargs: Any) -> Iterator[Units]:
         (e,) = self.lrp.explain_each(request, args, kwargs)
-        ranks = top.choose(unit_relevance(e, place, top.units), place).T.tolist()
+        ranks = top.choose(by_unit(e, place, top.units), place).T.tolist()
         for samples in ranks:
             each = tuple(top.units.at(i) for i in samples)
             yield each[0] if len(set(samples)) == 1 else Rows(each)
 
 
-def unit_relevance(e: Explanation, place: str, units: Units) -> Tensor:
+def by_unit(e: Explanation, place: str, units: Units) -> Tensor:
     """The relevance of every unit of a place that an explanation shows: [samples, units]."""
     names = [n for n in e.layers if n == place]
     if not names:

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from relprop.concepts.crp import CRP, By, TopN, unit_relevance
+from relprop.concepts.crp import CRP, By, TopN, by_unit
 from relprop.errors import InputError
 from relprop.explain.forward import Request
 from relprop.extras import require
@@ -107,7 +107,7 @@ def attribution_graph(
     asked = {"target": target, **options}
     _check_order(crp, layers, args, {k: v for k, v in options.items() if k not in _OPTIONS})
     (whole,) = crp.explain(*args, conditions=base, layers=layers, **asked)
-    scores = {layer: unit_relevance(whole, layer, divided[layer]).sum(0) for layer in layers}
+    scores = {layer: by_unit(whole, layer, divided[layer]).sum(0) for layer in layers}
     chosen = {layers[0]: _strongest(scores[layers[0]], widths[0], by, layers[0])}
     if not chosen[layers[0]]:
         raise InputError(f"no relevance passes {layers[0]!r}: there is nothing to go down from")
@@ -119,7 +119,7 @@ def attribution_graph(
         found = crp.explain(*args, conditions=each, layers=lower, **asked)
         met: dict[int, None] = {}
         for u, e in zip(chosen[upper], found, strict=True):
-            passed = unit_relevance(e, lower, divided[lower]).sum(0)
+            passed = by_unit(e, lower, divided[lower]).sum(0)
             for v in _strongest(passed, count, by, lower):
                 edges.append(((upper, u), (lower, v), float(passed[v])))
                 met[v] = None

@@ -110,7 +110,11 @@ def test_an_audit_shows_every_entry_with_its_share_and_bar() -> None:
     found = explained().audit
     page = Checked(notebook.audit(found))
     for name, value in found.rows():
-        assert name in page.text and f"{value:+.4g}" in page.text and f"{value / abs(found.seed):.2%}" in page.text
+        assert (
+            name in page.text
+            and f"{value:+.4g}" in page.text
+            and f"{round(100 * value / abs(found.seed), 2) + 0.0:g} %" in page.text
+        )
     widths = [float(w) for w in re.findall(r'class="bar" style="width: ([\d.]+)%', notebook.audit(found))]
     assert max(widths) == 100 and len(widths) == sum(value != 0 for _, value in found.rows())
 

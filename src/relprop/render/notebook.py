@@ -19,7 +19,7 @@ from relprop.render.explanation import picture, target_text
 from relprop.render.figure import pixels
 from relprop.render.files import png_bytes
 from relprop.render.palette import DEFAULT, palette
-from relprop.render.row import value_text
+from relprop.render.row import GREY, value_text
 from relprop.render.text import visible
 
 _MOST = 15  # features of a table
@@ -27,7 +27,8 @@ _STYLE = """<style>
 .relprop-note { font: 13px/1.45 system-ui, sans-serif; max-width: 62rem; }
 .relprop-note .head { font-weight: 600; margin: .3em 0; overflow-wrap: anywhere; }
 .relprop-note p { margin: .3em 0; overflow-wrap: anywhere; }
-.relprop-note .wide { overflow: auto; max-height: 28em; }
+.relprop-note .wide { overflow-x: auto; }
+.relprop-note .tall { overflow: auto; max-height: 28em; }
 .relprop-note table { border-collapse: collapse; margin: .3em 0; }
 .relprop-note th, .relprop-note td { text-align: left; padding: .12em .9em .12em 0; vertical-align: top;
   border-bottom: 1px solid rgba(128, 128, 128, .35); background: none; font-variant-numeric: tabular-nums; }
@@ -67,10 +68,10 @@ def row(found: Any) -> str:
     others = float(found.relevance.sum()) - sum(relevance for _, relevance in strongest)
     if found.relevance.size > len(strongest):
         lines.append((f"{found.relevance.size - len(strongest)} others together", "", others))
-    lines += [("biases and stabilisers", "", found.delta), ("output", "", found.output)]
+    lines.append(("biases and stabilisers", "", found.delta))
     label = "" if found.label is None else f"row {found.label} · "
     heading = f"{label}{found.target_name}: {found.output:.4g}, explained by {found.rules}"
-    return _note([_head(heading), _bars(lines, ("feature", "value", "relevance", ""))])
+    return _note([_head(heading), _bars(lines, ("feature", "value", "relevance", ""), ("output", found.output))])
 
 
 def rows(found: Any) -> str:
@@ -81,7 +82,7 @@ def rows(found: Any) -> str:
     lines = [(name, "", strength) for name, strength in strengths[:_MOST]]
     heading = f"{len(found)} rows explained by {found[0].rules}: mean strength of features"
     more = f"{len(strengths) - _MOST} more features" if len(strengths) > _MOST else ""
-    parts = [_head(heading), _bars(lines, ("feature", "", "mean |relevance|", "")), _line(more)]
+    parts = [_head(heading), _bars(lines, ("feature", "", "mean |relevance|", ""), signed=False), _line(more)]
     return _note([*parts, _fold("every row", _drawn(lambda: found.figure(_MOST), "beeswarm of all rows"), True)])
 
 
@@ -137,28 +138,39 @@ def _drawn(draw: Any, alternative: str) -> str:
     return f'<img width="{width}" alt="{escape(alternative)}" src="data:image/png;base64,{data}">'
 
 
-def _table(lines: Iterable[Sequence[str]], header: Sequence[str]) -> str:
+def _table(lines: Iterable[Sequence[str]], header: Sequence[str], kind: str = "wide") -> str:
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+    return f'<div class="{kind}"><table><tr>{head}</tr>{body}</table></div>'
 
 
-def _bars(lines: Sequence[tuple[str, Any, float]], header: Sequence[str]) -> str:
-    """Lines of (name, value, signed number), each number with a bar on one scale."""
+def _bars(
+    lines: Sequence[tuple[str, Any, float]],
+    header: Sequence[str],
+    total: tuple[str, float] | None = None,
+    *,
+    signed: bool = True,
+) -> str:
+    """Lines of (name, value, number), each number with a bar on one scale, and what they add up to."""
     span = max((abs(number) for _, _, number in lines if np.isfinite(number)), default=0.0)
     ends = palette(DEFAULT)(np.array([-0.85, 0.85])).tolist()
     body = []
     for name, value, number in lines:
         share = 100 * abs(number) / span if span and np.isfinite(number) else 0.0
-        colour = "rgb({} {} {})".format(*ends[int(number >= 0)])
+        colour = "rgb({} {} {})".format(*ends[int(number >= 0)]) if signed else GREY
         bar = f'<span class="bar" style="width: {share:.1f}%; background: {colour}"></span>' if number else ""
-        shown = "" if value == "" else value_text(value)
-        body.append(
-            f'<tr><td>{escape(name)}</td><td class="number">{escape(shown)}</td>'
-            f'<td class="number">{number:+.4g}</td><td class="track">{bar}</td></tr>'
-        )
+        body.append(_numbers(name, "" if value == "" else value_text(value), f"{number:{'+' * signed}.4g}", bar))
+    if total is not None:
+        body.append(_numbers(total[0], "", f"{total[1]:+.4g}", ""))
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
     return f'<div class="wide"><table><tr>{head}</tr>{"".join(body)}</table></div>'
+
+
+def _numbers(name: str, value: str, number: str, bar: str) -> str:
+    return (
+        f'<tr><td>{escape(name)}</td><td class="number">{escape(value)}</td>'
+        f'<td class="number">{escape(number)}</td><td class="track">{bar}</td></tr>'
+    )
 
 
 def _verdict(found: Any) -> str:
@@ -171,7 +183,7 @@ def _books(found: Any) -> str:
     if not found.conserving:
         return _line("its map is not relevance, and nothing is conserved")
     base = abs(found.seed) or 1.0
-    lines = [(name, f"{value / base:.2%}", value) for name, value in found.rows()]
+    lines = [(name, f"{round(100 * value / base, 2) + 0.0:g} %", value) for name, value in found.rows()]
     unexplained = (
         f"unexplained is {found.unexplained_share:.1e} of the absolute relevance (tolerated {found.tolerance:.0e})"
     )
@@ -188,6 +200,6 @@ def _rules(found: Any) -> str:
         key = (site.kind, str(decision.rule))
         counts[key] = counts.get(key, 0) + 1
     short = _table([(str(n), kind, rule) for (kind, rule), n in counts.items()], ("sites", "kind", "rule"))
-    whole = _table(found.rows(), ("site", "kind", "rule", "why"))
+    whole = _table(found.rows(), ("site", "kind", "rule", "why"), "tall")
     further = [f"cut (no relevance passes): {path or '(model)'}.{name}" for path, name in found.cuts]
     return short + "".join(map(_line, (*further, *found.notes))) + _fold("every operation", whole)

@@ -112,10 +112,11 @@ class Tuned:
             axis.plot(
                 [v if isinstance(v, float) else str(v) for v in values], [t.value for t in have], ".", color="0.3"
             )
-            if all(isinstance(v, float) and v > 0 for v in values):
+            if not all(isinstance(v, float) for v in values):
+                for label in axis.get_xticklabels():
+                    label.set(rotation=30, ha="right")
+            elif 0 < 10 * min(values) < max(values):
                 axis.set_xscale("log")
-            else:
-                axis.tick_params(axis="x", rotation=30)
             axis.set(xlabel=name)
         return figure
 

@@ -330,7 +330,7 @@ def test_thirty_explanations_are_chosen_from_a_list(open_page: Open, tmp_path: P
     several = {f"layer {i}": torch.full((1, 1, 2, 2), i - 14.5) for i in range(30)}
     tab = open_page(to_html(several, tmp_path / "a.html"))
     one = tab.pixels()
-    tab.page.get_by_label("Rules").select_option("layer 29")
+    tab.page.get_by_label("Explanation").select_option("layer 29")
     tab.shows(29)
     other = tab.pixels()
     assert changed(one, other) == 1.0 and other[5, 5, 0] > other[5, 5, 2]

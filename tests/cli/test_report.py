@@ -152,7 +152,7 @@ def test_the_help_names_every_option(relprop: Run) -> None:
 def test_progress_is_told_for_every_map(
     photo: Path, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from relprop.cli import progress
+    from relprop import progress
 
     told: list[str] = []
     monkeypatch.setattr(progress.Progress, "step", lambda self, text: told.append(text))

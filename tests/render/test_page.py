@@ -168,6 +168,31 @@ def test_without_a_photograph_the_input_itself_is_shown(tmp_path: Path, model: n
     assert not Page(found.to_html(tmp_path / "a.html", image=False)).all("img", id="photo")
 
 
+class Pair(nn.Module):
+    """Two pictures of one shape, and a row of numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, first: Tensor, second: Tensor, row: Tensor) -> Tensor:
+        seen: Tensor = self.head((self.conv(first) - self.conv(second)).mean((2, 3)) + row)
+        return seen
+
+
+@pytest.mark.parametrize("which", [None, "0", "second", "row"])
+def test_of_several_inputs_the_one_that_is_drawn_is_shown(tmp_path: Path, which: str | None) -> None:
+    x, y = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8)
+    explained = rp.LRP(Pair().eval(), rp.EpsilonPlus()).explain(x, second=y, row=torch.rand(1, 4), target=0)
+    found = Page(explained.to_html(tmp_path / "a.html", which=which))
+    if which == "row":
+        assert not found.all("canvas") and "feature 3" in found.texts
+        return
+    assert found.data["photo"]["sum"] == pytest.approx(float(255 * (y if which == "second" else x).sum()), abs=96)
+    drawn = explained.relevance[which or "0"][0].double().sum(0).numpy()
+    np.testing.assert_allclose(held(found.data["views"][0]), drawn, rtol=1e-3, atol=1e-7)
+
+
 def test_predictions_of_a_thousand_classes() -> None:
     output = torch.randn(1, 1000)
     found = account.prediction(Explanation(None, output, torch.tensor([int(output.argmin())]), None, None), 0, ())  # type: ignore[arg-type]

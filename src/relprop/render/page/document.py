@@ -47,11 +47,12 @@ class Head:
 
 @dataclass(frozen=True)
 class Named:
-    """An explanation with the names of its rules and its target."""
+    """An explanation with the names of its rules (or its own, where it was given one) and its target."""
 
     rules: str
     target: str
     explanation: Any
+    own: bool = False
 
 
 def write_page(explanation: Any, image: Any, head: Head, options: Options) -> str:
@@ -108,7 +109,7 @@ def _named(explanation: Any, sample: int, names: Sequence[str]) -> list[Named]:
         if isinstance(key, tuple) and len(key) == 2:
             found.append(Named(str(key[0]), str(key[1]), one))
         else:
-            found.append(Named(_label(one) if key is None else str(key), target, one))
+            found.append(Named(_label(one) if key is None else str(key), target, one, key is not None))
     return found
 
 
@@ -141,7 +142,8 @@ def _switches(chosen: Sequence[Named]) -> tuple[list[dict[str, Any]], list[tuple
     rules = list(dict.fromkeys(one.rules for one in chosen))
     targets = list(dict.fromkeys(one.target for one in chosen))
     if len({(one.rules, one.target) for one in chosen}) == len(chosen) == len(rules) * len(targets):
-        switches = [{"key": "rules", "title": "Rules", "items": rules}] if len(rules) > 1 else []
+        title = "Explanation" if any(one.own for one in chosen) else "Rules"
+        switches = [{"key": "rules", "title": title, "items": rules}] if len(rules) > 1 else []
         switches += [{"key": "target", "title": "Target", "items": targets}] if len(targets) > 1 else []
         both = [(rules.index(one.rules), targets.index(one.target)) for one in chosen]
         places = [tuple(p for p, many in zip(pair, (rules, targets)) if len(many) > 1) for pair in both]

@@ -430,6 +430,9 @@
     });
   }
 
-  for (const small of document.querySelectorAll(".thumb")) small.src = photo.src;
+  for (const small of document.querySelectorAll(".thumb")) {
+    small.src = photo.src;
+    small.classList.toggle("blocks", report.photo.size[1] < 96);
+  }
   choose();
 })();

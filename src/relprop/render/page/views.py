@@ -160,9 +160,9 @@ def _one(values: Any, batched: int, sample: int) -> Any:
 def _given(explanation: Any, name: str, relevance: torch.Tensor) -> torch.Tensor | None:
     """The input itself, where the explanation still holds it in the relevance's shape."""
     found = [(path, t) for path, t in tensors(getattr(explanation, "inputs", None)) if t.shape == relevance.shape]
-    named = [t for path, t in found if path == name or path.endswith((f"[{name}]", f".{name}"))]
-    chosen = named or [t for _, t in found]
-    return chosen[0].detach() if len(chosen) == 1 or named else None
+    ends = (name,) if name.startswith("[") else (f"[{name}]", f".{name}")
+    chosen = [t for path, t in found if name and path.endswith(ends)] or [t for _, t in found]
+    return chosen[0].detach() if len(chosen) == 1 else None
 
 
 # -- maps --------------------------------------------------------------------------------------------------------------

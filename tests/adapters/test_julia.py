@@ -457,7 +457,7 @@ def test_concepts_are_masks_at_a_layer(normalise: bool) -> None:
     at = jl.analyze(PICTURE, lrp, 2, layerwise_relevances=True)
     assert at.extras is not None
     full = at.extras["layerwise_relevances"]["2"]
-    below = rp.LRP(model[:3], lrp.engine._composite)
+    below = rp.LRP(model[:3], lrp.engine.composite)
 
     def masked(channels: Sequence[int]) -> Tensor:
         kept = torch.zeros_like(full)

@@ -127,7 +127,7 @@ class _Rules:
             raise InputError(f"space must be a Groups or Presets, got {type(space).__name__}")
         plan = self._lrp.plan(batches[0][0])
         bounds = min(float(x.min()) for x, _ in batches), max(float(x.max()) for x, _ in batches)
-        base = self._lrp._pick((batches[0][0],), {})[0]
+        base = self._lrp.composite or Composite()
         self.start = base
         self._space = space.prepare(plan, bounds, base)
 

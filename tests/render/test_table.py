@@ -257,3 +257,25 @@ def test_results_are_drawn_in_every_kind(tmp_path: Path) -> None:
 def test_bad_results(call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+# -- beside shap -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parity
+def test_bars_and_swarms_are_those_of_shap() -> None:
+    shap = pytest.importorskip("shap", reason="shap is not installed")
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("Agg")
+    theirs = shap.Explanation(TABLE, base_values=np.zeros(40), data=VALUES, feature_names=list("abcdef"))
+    try:
+        widths = [bar.get_width() for bar in shap.plots.bar(theirs[0], max_display=4, show=False).patches]
+        pyplot.close("all")
+        np.testing.assert_allclose([bar.get_width() for bar in bars(TABLE[0], most=3).axes[0].patches], widths)
+        axis = shap.plots.beeswarm(theirs, max_display=4, show=False)
+        swarms = [np.asarray(c.get_offsets())[:, 0] for c in axis.collections if len(c.get_offsets())]
+    finally:
+        pyplot.close("all")
+    ours = [np.asarray(c.get_offsets())[:, 0] for c in beeswarm(TABLE, most=3).axes[0].collections]
+    for mine, others in zip(ours, reversed(swarms), strict=True):  # they count lines from below
+        np.testing.assert_allclose(np.sort(mine), np.sort(others))

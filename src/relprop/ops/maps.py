@@ -7,7 +7,7 @@ all of them. `w` is what the rules modify (its signs, its square, ones).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from relprop.numerics import dot
 from relprop.ops.base import Op
+
+Kept = TypeVar("Kept")
 
 
 class LinearMap(Op):
@@ -35,7 +37,7 @@ class LinearMap(Op):
     nonneg: bool = False
     pad: Callable[[Tensor], Tensor] | None = None
     store: dict[str, Tensor] | None = None
-    memory: dict[str, Tensor] | None = None
+    memory: dict[str, Any] | None = None
     lift: Callable[[Tensor], Tensor] | None = None
 
     def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
@@ -49,20 +51,22 @@ class LinearMap(Op):
         return torch.autograd.grad(z, leaf, s, create_graph=torch.is_grad_enabled())[0]
 
     def derived(self, name: str, make: Callable[[Tensor], Tensor]) -> Tensor:
-        """A modified weight; made once while the user holds the weights frozen."""
-        if self.store is None:
+        """A modified weight; made once where several backwards follow, or while the user holds the weights frozen."""
+        kept = self.memory if self.store is None else self.store
+        if kept is None:
             return make(self.weight)
-        if name not in self.store:
-            self.store[name] = make(self.weight)
-        return self.store[name]
+        if name not in kept:
+            kept[name] = make(self.weight)
+        return kept[name]
 
-    def remembered(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+    def remembered(self, name: str, make: Callable[[], Kept]) -> Kept:
         """What does not depend on the relevance; made once where several backwards follow one forward."""
         if self.memory is None:
             return make()
         if name not in self.memory:
             self.memory[name] = make()
-        return self.memory[name]
+        made: Kept = self.memory[name]
+        return made
 
     def pull_back(self, s: Tensor, a: Tensor) -> Tensor:
         """`A^T s` with the map's own weight; `s` may be overwritten."""
@@ -305,7 +309,7 @@ class Conv(LinearMap):
         if self.transposed or self.groups != 1 or a.ndim != self.kernel.ndim:
             return super().both(s, w, v, a)
         n = w.shape[1]
-        r = self.transpose(s, torch.cat([w, v], 1), torch.cat([a[:, :n], a[:, :n]], 1))
+        r = self.transpose(s, torch.cat([w, v], 1), a.new_empty(a.shape[0], 2 * n, *a.shape[2:]))
         return r[:, :n], r[:, n:]
 
     def fan_in(self, a: Tensor) -> Tensor:

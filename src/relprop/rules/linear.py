@@ -145,7 +145,7 @@ class Epsilon(LinearRule):
 
     def _damped(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, eps: float, books: Books) -> Tensor:
         """The short form: one pass over the output, and one for the books."""
-        s = damped(g, z, eps)
+        s = damped(g, z, eps) if op.memory is None else _times(op, g, lambda: z.abs().div_(z.abs().add_(eps)))
         if op.rectified:
             share, total = op.shared(s, op.bias)
             books.add("epsilon", total, eps)
@@ -249,11 +249,12 @@ class Gamma(LinearRule):
         size = op.derived(f"{half} |w|", lambda w: w.abs().mul_(half))
         bias = None if op.bias is None else op.bias.abs() * half
 
-        def denominator() -> Tensor:
+        def factor() -> Tensor:
             den = op.apply(a if op.nonneg else a.abs(), size, _stabilised_bias(op, bias, eps)).to(z.dtype)
-            return den.add_(z.abs(), alpha=1 + half)
+            den.add_(z.abs(), alpha=1 + half)
+            return torch.div(z.abs(), den, out=den)
 
-        s = z.abs().mul_(g).div_(op.remembered("den", denominator))
+        s = _times(op, g, factor)
         signed = z.sign().mul_(s)
         share, _ = op.shared(s, op.bias)
         mirrored_share, total = op.shared(signed, bias)
@@ -313,12 +314,22 @@ def _stabilised_bias(op: LinearMap, bias: Tensor | None, eps: float) -> Tensor:
     return op.weight.new_full(op.outputs, eps) if bias is None else bias + eps
 
 
+def _times(op: LinearMap, g: Tensor, factor: Callable[[], Tensor]) -> Tensor:
+    """`g` times what does not depend on it, which is kept where more backwards follow, and used up where none does."""
+    made = op.remembered("factor", factor)
+    return made.mul_(g) if op.memory is None else made * g
+
+
 def _through(
     op: LinearMap, a: Tensor, z: Tensor, g: Tensor, w: Tensor, b: Tensor | None, eps: float, books: Books
 ) -> Tensor:
     """Proportional to the contributions of the map `(w, b)`, whose outputs are not negative where relevance is."""
-    den = op.remembered("den", lambda: op.apply(a, w, _stabilised_bias(op, b, eps)).to(z.dtype))
-    s = torch.mul(g, z).div_(den)
+
+    def factor() -> Tensor:
+        den = op.apply(a, w, _stabilised_bias(op, b, eps)).to(z.dtype)
+        return torch.div(z, den, out=den)
+
+    s = _times(op, g, factor)
     share, total = op.shared(s, b)
     if share is not None:
         books.add("bias", share)
@@ -361,6 +372,9 @@ class AlphaBeta(LinearRule):
                 return _through(op, a, z, g, op.derived("w+", positive), _positive(op.bias), eps, books)
             if op.weight.dtype not in _HALF:  # a rounded z less z+ is no z-
                 return self._both(op, a, z, g, eps, books)
+        if eps is not None and op.weight.dtype not in _HALF:
+            r = self._signed(op, a, z, g, eps, 1.0, books)
+            return r.add_(self._signed(op, a, z, g, eps, -1.0, books)) if self.beta else r
         relevance = self._relevance(op, z, g)
         r = self._branch(op, a, self.alpha * relevance, positive, books)
         if self.beta:
@@ -387,6 +401,30 @@ class AlphaBeta(LinearRule):
                 books.add("bias", share)
             books.add("excess", total, eps)
         return transpose(op, s_up, w_up, a).sub_(transpose(op, s_down, w_down, a))
+
+    def _signed(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, eps: float, side: float, books: Books) -> Tensor:
+        """The contributions of one sign for inputs of both: those of `a+` by one part of the weight, of `a-` by the
+        other, forward and backward."""
+        up, down = op.derived("w+", positive), op.derived("w-", negative)
+        same, crossed, part, times = (up, down, positive, self.alpha) if side > 0 else (down, up, negative, -self.beta)
+        b = None if op.bias is None else part(op.bias)
+
+        def factors() -> tuple[Tensor, Tensor]:
+            """What `g` is multiplied by, and by what where there is no contribution of this sign."""
+            den = op.apply(positive(a), same, b).add_(op.apply(negative(a), crossed)).to(z.dtype)
+            empty = den == 0
+            passing = torch.div(z, den.add_(side * eps), out=den).masked_fill_(empty, 0.0).mul_(times)
+            return passing, torch.where(empty, z, 0.0)
+
+        passing, lost = op.remembered(f"factors {side}", factors)
+        books.add("excess", dot(lost, g), times)
+        s = passing * g
+        share, total = op.shared(s, b)
+        if share is not None:
+            books.add("bias", share)
+        books.add("epsilon", total, side * eps)
+        r, r_crossed = op.both(s, same, crossed, a)
+        return torch.where(a < 0, r_crossed, r)
 
     def _branch(
         self, op: LinearMap, a: Tensor, relevance: Tensor, part: Callable[[Tensor], Tensor], books: Books

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import relprop as rp
 from relprop.concepts import SGLRP, Difference, LogRatio, SoftmaxContrast, clrp
-from relprop.concepts.contrast import ClassContrast, OtherClasses
+from relprop.concepts.contrast import ClassContrast, NegatedWeights, OtherClasses
 from relprop.numerics import nonzero
 from tests.support.compare import assert_close
 from tests.support.networks import residual_net, unet
@@ -162,6 +162,20 @@ def test_clrp_with_negated_weights_by_hand() -> None:
     assert_close(found.target.relevance, torch.tensor([[5.0, 0, 0]], dtype=torch.float64), 1e-6)
     assert_close(found.dual.relevance, torch.tensor([[0, 2.5, 2.5]], dtype=torch.float64), 1e-6)
     assert_close(found.relevance, torch.tensor([[1, -0.5, -0.5]], dtype=torch.float64), 1e-6)
+
+
+def test_negated_weights_on_inputs_of_both_signs() -> None:
+    """R_j = sum_k (a_j w_jk)- / sum_j (a_j w_jk)- R_k; the books hold what no input speaks against."""
+    model = nn.Linear(6, 4).double()
+    with torch.no_grad():
+        model.weight[3] = 0
+    x, r = torch.randn(3, 6, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
+    share = (x[:, None] * model.weight.detach()).clamp(max=0)
+    total = share.sum(-1, keepdim=True)
+    expected = (share / torch.where(total < 0, total, 1.0) * r[:, :, None]).sum(1)
+    e = rp.LRP(model, NegatedWeights()).explain(x, target=r)
+    assert_close(e.relevance, expected, 1e-10)
+    assert e.audit.excess == pytest.approx(r[:, 3].sum().item()) and e.audit.balanced
 
 
 def test_clrp_against_the_steps_written_out() -> None:

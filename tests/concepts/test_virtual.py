@@ -136,9 +136,11 @@ def test_complex_inputs() -> None:
 
     x = torch.randn(2, 8, dtype=torch.complex128)
     lrp = rp.LRP(Power(), rp.Zero())
-    e = explain_in(DFT(), lrp, x, target=1)
+    fourier = torch.fft.fft(torch.eye(8, dtype=torch.complex128), norm="ortho")
+    e, same = explain_in(DFT(), lrp, x, target=1), explain_in(Matrix(fourier), lrp, x, target=1)
     assert e.relevance.shape == (2, 8)
     assert_close(e.relevance.sum(1), lrp.explain(x, target=1).relevance.sum(1), 1e-10)
+    assert_close(same.relevance, e.relevance, 1e-10)
 
 
 def test_selectors_and_layers_keep_their_paths() -> None:

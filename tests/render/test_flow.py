@@ -13,8 +13,9 @@ from torch import nn
 
 import relprop as rp
 from relprop.errors import InputError
+from relprop.record.books import ENTRIES as BOOKED
 from relprop.render import audit_bars, by_expert, by_head, experts, flow, head_relevance, heads, matrix, palette, pixels
-from relprop.render.flow import absorbed_rows, layer_rows
+from relprop.render.flow import ENTRIES, absorbed_rows, layer_rows
 from tests.render.test_figure import pictures, texts
 
 
@@ -75,6 +76,12 @@ def test_every_bar_of_the_books_begins_where_the_last_one_ended() -> None:
     for one, other in itertools.pairwise(bars[1:]):
         np.testing.assert_allclose(other.get_x(), one.get_x() + one.get_width())
     assert bars[1].get_x() == audit.seed
+
+
+def test_every_entry_of_the_books_has_a_word_and_a_colour() -> None:
+    assert set(ENTRIES) == set(BOOKED) and len(set(ENTRIES.values())) == len(ENTRIES)
+    audit = replace(explained().audit, epsilon=0.5, constants=-0.25, excess=0.125, excluded=2.0)
+    assert labels(audit_bars(audit).axes[0])[:-1] == ["seed", "input 0", *(word for word, _ in ENTRIES.values())]
 
 
 def test_books_that_do_not_balance_show_what_is_unexplained() -> None:

@@ -124,6 +124,7 @@ def test_an_audit_that_does_not_balance_stands_out() -> None:
 
     bad = replace(explained().audit, bias=5.0)
     assert "NOT BALANCED" in notebook.audit(bad) and 'class="bad"' in notebook.audit(bad)
+    assert "note: &lt;b&gt;" in notebook.audit(replace(bad, notes=("<b>",)))
     gradient = replace(bad, conserving=False)
     assert "nothing is conserved" in notebook.audit(gradient)
 

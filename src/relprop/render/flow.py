@@ -27,6 +27,7 @@ ENTRIES = {
     "epsilon": ("stabilisers", "#e3a51a"),
     "constants": ("constants and cuts", "#3c9d8f"),
     "excess": ("rules that do not conserve", "#6b6b6b"),
+    "excluded": ("left out by conditions", "#c9c9c9"),
 }
 _LONGEST = 44
 _ROUNDING = 1e-6  # of the absolute relevance: too little to be drawn

@@ -83,8 +83,17 @@ def test_the_model_is_not_touched(net: nn.Sequential) -> None:
         (lambda m, x: Occlusion(m, window=(1, 2, 3))(x), "too many entries"),
         (lambda m, x: Occlusion(m, window=(2,), stride=1)(x[:, None].expand(2, 3, 6)), "of one length"),
         (lambda m, x: Gradient(m, 3), "neither a preset"),
+        (lambda m, x: Gradient(m)(x, 1.0), "attr_output must be a tensor, or give one of the output, got float"),
     ],
 )
 def test_bad_input(net: nn.Sequential, call: Any, message: str) -> None:
     with pytest.raises(rp.RelpropError, match=message):
         call(net, torch.randn(2, 6).double())
+
+
+def test_a_composite_of_zennit_is_named_in_our_words(net: nn.Sequential) -> None:
+    composites = pytest.importorskip("zennit.composites", reason="gives one of its composites")
+    with pytest.raises(rp.RelpropError, match=r"EpsilonPlus is a composite of zennit; here it is relprop.EpsilonPlus"):
+        Gradient(net, composites.EpsilonPlus())
+    with pytest.raises(rp.RelpropError, match="here it is a preset, or rows of selectors"):
+        Gradient(net, composites.LayerMapComposite([]))

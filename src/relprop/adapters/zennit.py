@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from relprop import presets
 from relprop.composite import Composite, as_composite
 from relprop.errors import InputError
 from relprop.explain import LRP
@@ -40,6 +41,10 @@ class Attributor:
     """
 
     def __init__(self, model: nn.Module, composite: Any = None, attr_output: Output = None) -> None:
+        if type(composite).__module__.split(".")[0] == "zennit":
+            name = type(composite).__name__
+            near = f"relprop.{name}" if hasattr(presets, name) else "a preset, or rows of selectors and rules"
+            raise InputError(f"{name} is a composite of zennit; here it is {near}, without canonizers")
         self.model = model
         self.composite = PlainGradient() if composite is None else as_composite(composite)
         self.attr_output = attr_output
@@ -70,6 +75,8 @@ class Attributor:
     def _seed(self, output: Tensor, attr_output: Output) -> Tensor:
         """Relevance at the output."""
         made = output if attr_output is None else attr_output(output) if callable(attr_output) else attr_output
+        if not isinstance(made, Tensor):
+            raise InputError(f"attr_output must be a tensor, or give one of the output, got {type(made).__name__}")
         try:
             return made.detach().to(output.dtype).expand(output.shape)
         except RuntimeError:

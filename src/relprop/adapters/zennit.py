@@ -41,7 +41,7 @@ class Attributor:
     """
 
     def __init__(self, model: nn.Module, composite: Any = None, attr_output: Output = None) -> None:
-        if type(composite).__module__.split(".")[0] == "zennit":
+        if any(base.__module__ == "zennit.core" for base in type(composite).__mro__):
             name = type(composite).__name__
             near = f"relprop.{name}" if hasattr(presets, name) else "a preset, or rows of selectors and rules"
             raise InputError(f"{name} is a composite of zennit; here it is {near}, without canonizers")

@@ -143,6 +143,18 @@ def test_softmax_gradient_through_a_layer() -> None:
     assert_close(e.relevance, torch.tensor([expected], dtype=torch.float64), 1e-10)
 
 
+def test_relevance_on_an_output_that_cancels_to_zero() -> None:
+    """z = (4, 3 - 3): output 1 starts with -p_0 p_1 all the same, and z+ gives it to x_0, its one positive part."""
+    model = nn.Linear(3, 2, bias=False).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[0.0, 0, 4], [1, -1, 0]]))
+    x = torch.tensor([[3.0, 3.0, 1.0]], dtype=torch.float64)
+    e = rp.LRP(model, rp.ZPlus(epsilon=0.0)).explain(x, target=SGLRP(0))
+    r = float(torch.sigmoid(torch.tensor(4.0, dtype=torch.float64)) * torch.sigmoid(torch.tensor(-4.0).double()))
+    assert_close(e.relevance, torch.tensor([[-r, 0, r]], dtype=torch.float64), 1e-9)
+    assert e.audit.balanced
+
+
 def test_clrp_by_hand() -> None:
     """R / sum R = (3, 4, 0) / 7; the other class's (0, 4, 1) / 5."""
     lrp = rp.LRP(Shared(), rp.ZPlus())

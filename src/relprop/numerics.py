@@ -61,6 +61,15 @@ def numbers(scalars: Sequence[Tensor]) -> list[float]:
     return torch.stack(wide).tolist()
 
 
+def vjp(function: Callable[[Tensor], Tensor], x: Tensor, g: Tensor) -> Tensor:
+    """The vector-Jacobian product of `function` at `x`; differentiable in `x` and `g` where gradients are recorded."""
+    recorded = torch.is_grad_enabled()
+    with torch.enable_grad():
+        leaf = x.view_as(x) if recorded and x.requires_grad else x.detach().requires_grad_()
+        y = function(leaf)
+    return torch.autograd.grad(y, leaf, g, create_graph=recorded)[0]
+
+
 def reduce_to(g: Tensor, shape: torch.Size) -> Tensor:
     """Sum a broadcast gradient back to `shape`."""
     return g if g.shape == shape else g.sum_to_size(shape)

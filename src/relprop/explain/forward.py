@@ -17,7 +17,9 @@ from relprop.explain.seed import Seed, explicit, make_seed
 from relprop.plan import Plan
 from relprop.record import Captures, Recorder, Weights, nearest, place
 from relprop.record.coverage import Unknown, walk
+from relprop.record.nodes import NODES
 from relprop.record.scope import SCRIPTED
+from relprop.record.tape import Taped
 from relprop.selectors import Name
 from relprop.units import Units
 
@@ -36,6 +38,7 @@ class Request:
     wrt       which inputs to return
     lenient   take the native gradient of operations without a rule
     by_site   keep the books of every site
+    create_graph  whether the relevance is to be differentiated
     """
 
     targets: tuple[Any, ...] = ()
@@ -48,6 +51,7 @@ class Request:
     wrt: Any = None
     lenient: bool = False
     by_site: bool = False
+    create_graph: bool = False
 
     @property
     def explicit(self) -> bool:
@@ -122,7 +126,10 @@ def record(
     carry = "everywhere" if request.explicit else None
     many = len(request.targets) * len(request.conditions) > 1
     captures = request.captures(model)
-    recorder = Recorder(model, composite, carry=carry, captures=captures, totals=totals, store=store, many=many)
+    made: type[Recorder] = Recorder
+    if request.create_graph:
+        made, store, many = Taped, None, False
+    recorder = made(model, composite, carry=carry, captures=captures, totals=totals, store=store, many=many)
 
     def chosen(output: Any) -> list[Any]:
         if request.start is not None:
@@ -135,7 +142,7 @@ def record(
         with outside_inference():
             explained = output if request.start is None else start(recorder, request.start)
             forward.seeds = tuple(
-                make_seed(explained, target, request.seed, lambda t: _head(recorder, t), value)
+                make_seed(explained, target, request.seed, lambda t: _head(recorder, t), value, recorder.values)
                 for target, value in zip(request.targets, selected, strict=True)
             )
         _judge(model, forward, request.lenient)
@@ -148,14 +155,35 @@ def record(
 def _judge(model: nn.Module, forward: Forward, lenient: bool) -> None:
     """Every seed must depend on the input, through operations that have rules."""
     for seed in forward.seeds:
-        if not seed.tensor.requires_grad:
+        if not forward.recorder.depends(seed.tensor):
             check_finite(forward.args, forward.kwargs)
             raise NoPathError(_no_path(forward.recorder))
+    if isinstance(forward.recorder, Taped):
+        return  # its graph is the model's own; the rules' was judged before
     found, forward.nodes = walk([seed.tensor for seed in forward.seeds])
     if found and not lenient:
         scripted = [n for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
         raise UnknownOperationError(_unknown(found, scripted))
     forward.unknown = tuple(found)
+
+
+def check_differentiable(forward: Forward) -> None:
+    """Raise for what a relevance that is to be differentiated cannot pass."""
+    if forward.recorder.reentrant:
+        raise ModelStateError("create_graph=True cannot pass activation checkpoints with use_reentrant=True")
+    stack: list[Any] = [seed.tensor.grad_fn for seed in forward.seeds]
+    seen: set[Any] = set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if NODES.known(node):
+            raise ModelStateError(
+                f"create_graph=True cannot pass {node.name()}: the function that is registered for it works on the "
+                "graph's node, which has no derivative. Explain without create_graph"
+            )
+        stack.extend(n for n, _ in node.next_functions)
 
 
 def _head(recorder: Recorder, tensor: Tensor) -> Tensor | None:

@@ -15,7 +15,7 @@ from relprop.explain.backward import finite, propagate, refuse_not_finite
 from relprop.explain.check import Coverage, coverage
 from relprop.explain.choose import choose
 from relprop.explain.explanation import Explanation
-from relprop.explain.forward import Forward, Request, check_model, record, run
+from relprop.explain.forward import Forward, Request, check_differentiable, check_model, record, run
 from relprop.plan import Plan
 from relprop.progress import track
 from relprop.record import Recorder
@@ -71,6 +71,7 @@ class LRP:
         wrt: Sequence[str | int] | str | int | None = None,
         unknown: Literal["error", "gradient"] = "error",
         audit: Literal["total", "sites"] = "total",
+        create_graph: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Explain the model's output on these inputs: an `Explanation`, or a list of them for `targets`.
@@ -97,6 +98,9 @@ class LRP:
         unknown       "error": an operation without a rule is an error. "gradient": its own gradient is taken, and
                       the audit says so
         audit         "total": the books of the whole call, always kept. "sites": those of every site too
+        create_graph  True: relevance and output can be differentiated, by parameters and by inputs that ask for it, so
+                      that relevance can stand in a loss. The derivative is the true one of the relevance as a function,
+                      with ratios and statistics; it takes a further forward, and keeps all activations
 
         Raises a `RelpropError` that says what was seen and what to do; the model is never changed.
         """
@@ -122,6 +126,7 @@ class LRP:
             wrt=wrt,
             lenient=unknown == "gradient",
             by_site=audit == "sites",
+            create_graph=create_graph,
         )
         count = len(request.targets) * len(request.conditions)
         each = self.explain_each(request, args, kwargs)
@@ -132,6 +137,9 @@ class LRP:
         """One forward, ready to be propagated through."""
         composite, notes = self._pick(args, kwargs)
         totals = self._count(composite, args, kwargs)
+        if request.create_graph:  # whatever cannot be explained is found by the graph of the rules
+            plain = replace(request, create_graph=False)
+            check_differentiable(record(self.model, composite, args, kwargs, plain, totals, notes))
         return record(self.model, composite, args, kwargs, request, totals, notes, self._store)
 
     def explain_each(

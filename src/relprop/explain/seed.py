@@ -73,12 +73,18 @@ def main_output(output: Any) -> Tensor:
 
 
 def make_seed(
-    output: Any, target: Target, seed: Any, head: Callable[[Tensor], Tensor | None], chosen: Any = None
+    output: Any,
+    target: Target,
+    seed: Any,
+    head: Callable[[Tensor], Tensor | None],
+    chosen: Any = None,
+    values: Callable[[Tensor], Tensor] = torch.Tensor.detach,
 ) -> Seed:
     """The seed for any form of target.
 
     head     finds the logits before a final softmax or sigmoid
     chosen   what a callable target made of the output
+    values   the values of the explained tensor, through which a relevance may be differentiated
     """
     if isinstance(seed, str) and seed not in ("value", "one"):
         raise InputError(f'seed must be "value", "one" or a tensor, got {seed!r}')
@@ -86,7 +92,7 @@ def make_seed(
         value = chosen
         if not isinstance(value, Tensor):
             raise InputError(f"the target's function returned {type(value).__name__}; it must return a tensor")
-        return Seed(value, _gradient(value, torch.ones_like(value, dtype=torch.bool), seed), target)
+        return Seed(value, _gradient(values(value), torch.ones_like(value, dtype=torch.bool), seed), target)
     tensor = main_output(output)
     note = None
     if isinstance(target, Tensor) and target.is_floating_point():
@@ -96,27 +102,26 @@ def make_seed(
                 f"got {tuple(target.shape)}"
             )
         relevance = target.detach().to(tensor.dtype)
-        return Seed(tensor, relevance / nonzero(tensor.detach()), "relevance")
+        return Seed(tensor, relevance / nonzero(values(tensor)), "relevance")
     logits = head(tensor)
     if logits is not None and logits.shape == tensor.shape:
         tensor, note = logits, "the output is a softmax or sigmoid: its logit is explained"
     if isinstance(target, Contrast):
         if not isinstance(seed, str) or seed != "value":
             raise InputError(f"a contrast sets the relevance of every output itself: leave seed out, got {seed!r}")
-        return Seed(tensor, target.gradient(tensor.detach()), target, note)
+        return Seed(tensor, target.gradient(values(tensor)), target, note)
     mask, described = _mask(tensor, target)
-    return Seed(tensor, _gradient(tensor, mask, seed, whole=_is_mask(target)), described, note)
+    return Seed(tensor, _gradient(values(tensor), mask, seed, whole=_is_mask(target)), described, note)
 
 
 def _is_mask(target: Target) -> bool:
     return isinstance(target, Tensor) and target.dtype == torch.bool
 
 
-def _gradient(tensor: Tensor, mask: Tensor, seed: Any, whole: bool = False) -> Tensor:
+def _gradient(values: Tensor, mask: Tensor, seed: Any, whole: bool = False) -> Tensor:
     """The modified gradient that puts the seed's relevance on the masked entries."""
-    values = tensor.detach()
     if isinstance(seed, Tensor):
-        relevance = torch.zeros_like(values)
+        relevance = torch.zeros_like(values, requires_grad=False)
         try:
             relevance[mask] = seed.detach().to(values.dtype).expand(int(mask.sum())).reshape(-1) \
                 if seed.numel() == 1 else seed.detach().to(values.dtype).reshape(-1)  # fmt: skip

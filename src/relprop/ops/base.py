@@ -95,6 +95,7 @@ class Native:
     """A call that runs as it is: its own gradient carries the relevance.
 
     share     the relevance that its constants absorb, from the gradient at the output
+    run       carries the call out from `operands`, the tensors through which relevance passes; None: the call itself
     form      what the carrying form has to do: "move" nothing, "scale" pass relevance element by element,
               "reduce" stabilise a sum
     """
@@ -107,7 +108,7 @@ class Native:
         form: str = "move",
         share: Share | None = None,
         fact: Fact | None = None,
-        run: Callable[[], Any] | None = None,
+        run: Callable[..., Any] | None = None,
         operands: tuple[Tensor, ...] = (),
     ) -> None:
         self.form, self.share, self.fact, self.run, self.operands = form, share, fact, run, operands
@@ -131,15 +132,11 @@ class Call(Protocol):
     kwargs: dict[str, Any]
 
     def depends(self, value: Any) -> bool: ...
+    def constant(self, tensor: Tensor) -> Tensor: ...
     def module(self) -> Any: ...
     def fact(self, tensor: Tensor) -> Fact | None: ...
     def bind(self, names: str, **defaults: Any) -> list[Any]: ...
     def run(self) -> Any: ...
-
-
-def plain(tensor: Tensor) -> Tensor:
-    """The values of a tensor, cut off from the graph."""
-    return tensor.detach()
 
 
 def is_tensor(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -67,7 +68,15 @@ _FUNCTIONS: dict[str, tuple[float, bool]] = {
 def _gelu_ratio(call: Call) -> Callable[[Tensor], Tensor]:
     """`gelu(x) / x`, one half at zero."""
     approximate = call.bind("input approximate", approximate="none")[1]
-    return lambda x: torch.nn.functional.gelu(x, approximate=approximate).div_(x).nan_to_num_(nan=0.5)
+
+    def ratio(x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():  # a quotient has no derivative at zero
+            if approximate == "none":
+                return torch.special.ndtr(x)
+            return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        return torch.nn.functional.gelu(x, approximate=approximate).div_(x).nan_to_num_(nan=0.5)
+
+    return ratio
 
 
 _RATIOS: dict[str, Callable[[Call], Callable[[Tensor], Tensor]]] = {
@@ -130,8 +139,8 @@ def function(call: Call) -> Op | Native | Expansion:
 
 def _one_moving(call: Call, x: Tensor) -> Any:
     """Further operands that depend on the input are taken as constants."""
-    args = [a.detach() if isinstance(a, Tensor) and a is not x else a for a in call.args]
-    kwargs = {k: a.detach() if isinstance(a, Tensor) and a is not x else a for k, a in call.kwargs.items()}
+    args = [call.constant(a) if isinstance(a, Tensor) and a is not x else a for a in call.args]
+    kwargs = {k: call.constant(a) if isinstance(a, Tensor) and a is not x else a for k, a in call.kwargs.items()}
     return call.func(*args, **kwargs)
 
 
@@ -294,8 +303,8 @@ def inverse_of(call: Call, x: Tensor, y: Tensor) -> int | None:
 def multiplied(call: Call, x: Tensor, y: Tensor) -> Op | Native:
     inverse = inverse_of(call, x, y)
     if inverse is not None:
-        pair = (x.detach(), y) if inverse == 0 else (x, y.detach())
-        return Native(form="scale", run=lambda: torch.mul(*pair), operands=(pair[1 - inverse],))
+        factor, moving = call.constant((x, y)[inverse]), (y, x)[inverse]
+        return Native(form="scale", run=lambda moving: torch.mul(moving, factor), operands=(moving,))
     made = Product(
         lambda g, u, v: (g * v).sum_to_size(u.shape),
         lambda g, u, v: (g * u).sum_to_size(v.shape),
@@ -328,11 +337,11 @@ def div(call: Call) -> Op | Native | Expansion:
         root = common_root(call, x, y)
         if root is not None and (chained(call, x) or chained(call, y) or root is y):
             return attach(call, root)
-        denominator = y.detach()
+        denominator = call.constant(y)
         fact, numerator = stemmed(call, Fact(), x), call.fact(x)
         if numerator is not None:
             fact.gate, fact.nonneg = numerator.gate, numerator.nonneg and _nonneg(call, y)
-        return Native(form="scale", run=lambda: torch.div(x, denominator), operands=(x,), fact=fact)
+        return Native(form="scale", run=lambda x: torch.div(x, denominator), operands=(x,), fact=fact)
     if call.depends(x):
         return _scaled(call, x, _reciprocal(y))
     return _inverse(call, y)
@@ -376,7 +385,8 @@ def power(call: Call) -> Op | Native | Expansion:
     if not call.depends(x):
         return attach(call, chain_root(call, exponent))
     if call.depends(exponent):
-        return Expansion(lambda: call.func(x, exponent.detach()))
+        fixed = call.constant(exponent)
+        return Expansion(lambda: call.func(x, fixed))
     if isinstance(exponent, (int, float)):
         if exponent == 1:
             return Native(fact=stemmed(call, Fact(), x))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from relprop.errors import ModelStateError
+from relprop.numerics import vjp
 from relprop.ops.base import Call, Expansion, Fact, Native, Op
 from relprop.ops.elementwise import attach
 from relprop.ops.maps import LinearMap, Scale
@@ -43,7 +44,8 @@ class Norm(Op):
 
     def inverse_scale(self, x: Tensor) -> Tensor:
         """One over the standard deviation (or root mean square), in the grouped shape."""
-        if self.centred and self.groups is None and self.dims[-1] == -1:  # torch's kernel has it in one pass
+        one_pass = self.centred and self.groups is None and self.dims[-1] == -1 and not torch.is_grad_enabled()
+        if one_pass:  # in torch's kernel, whose statistics have no derivative
             return torch.native_layer_norm(x, x.shape[self.dims[0] :], None, None, self.eps)[2].to(x.dtype)
         x = self.grouped(x)
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -187,10 +189,7 @@ def var(call: Call) -> Op:
     rest, kwargs, func = call.args[1:], {k: v for k, v in call.kwargs.items() if k != "input"}, call.func
 
     def gradient(values: Tensor, g: Tensor) -> Tensor:
-        with torch.enable_grad():
-            leaf = values.detach().requires_grad_()
-            out = func(leaf, *rest, **kwargs)
-        return torch.autograd.grad(out, leaf, g)[0]
+        return vjp(lambda x: func(x, *rest, **kwargs), values, g)
 
     made = Variance(gradient)
     made.operands, made.run = (x,), call.run

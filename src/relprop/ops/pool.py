@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from relprop.errors import RuleError
+from relprop.numerics import vjp
 from relprop.ops.base import Call, Expansion, Fact, Native, Op
 from relprop.ops.elementwise import ROUTER
 from relprop.ops.table import op
@@ -29,10 +30,7 @@ class Pool(Op):
         self.form, self.maximum, self.windows = form, maximum, windows
 
     def vjp(self, s: Tensor, x: Tensor) -> Tensor:
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            y = self.form(leaf)
-        return torch.autograd.grad(y, leaf, s)[0]
+        return vjp(self.form, x, s)
 
     def equal_ties(self, g: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """`g` in equal parts to all entries of each window that are its maximum."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relprop.numerics import vjp
 from relprop.ops.base import Call, Expansion, Fact, Native, Op
 from relprop.ops.elementwise import Product, gate_of, inverse_of
 from relprop.ops.table import op
@@ -15,11 +16,7 @@ from relprop.ops.table import op
 
 def _vjp(form: Callable[..., Tensor], at: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     def gradient(g: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        with torch.enable_grad():
-            pair = [u.detach(), v.detach()]
-            pair[at].requires_grad_()
-            z = form(*pair)
-        return torch.autograd.grad(z, pair[at], g)[0]
+        return vjp(lambda t: form(u, t) if at else form(t, v), (u, v)[at], g)
 
     return gradient
 
@@ -32,8 +29,9 @@ def product_of(
         return Expansion(lambda: form(x, y) + bias)
     inverse = inverse_of(call, x, y)
     if inverse is not None:
-        pair = (x.detach(), y) if inverse == 0 else (x, y.detach())
-        return Native(form="reduce", run=lambda: form(*pair), operands=(pair[1 - inverse],))
+        fixed, moving = call.constant((x, y)[inverse]), (y, x)[inverse]
+        run = (lambda y: form(fixed, y)) if inverse == 0 else (lambda x: form(x, fixed))
+        return Native(form="reduce", run=run, operands=(moving,))
     if form is torch.matmul and x.ndim >= 2 and y.ndim >= 2:
         left = lambda g, u, v: torch.matmul(g, v.mT).sum_to_size(u.shape)  # noqa: E731
         right = lambda g, u, v: torch.matmul(u.mT, g).sum_to_size(v.shape)  # noqa: E731
@@ -111,8 +109,8 @@ def cosine(call: Call) -> Expansion:
 
     def run() -> Tensor:
         u, v = torch.broadcast_tensors(x, y)
-        u = u / u.detach().norm(2, dim, keepdim=True).clamp_min(eps)
-        v = v / v.detach().norm(2, dim, keepdim=True).clamp_min(eps)
+        u = u / call.constant(u).norm(2, dim, keepdim=True).clamp_min(eps)
+        v = v / call.constant(v).norm(2, dim, keepdim=True).clamp_min(eps)
         return (u * v).sum(dim)
 
     return Expansion(run)

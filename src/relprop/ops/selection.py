@@ -29,7 +29,7 @@ class Selection(Op):
         assert self._call is not None
         call, self._call = self._call, None
         signal, b, c = call.run()
-        return (signal, b.detach(), c.detach()) if self._constant else (signal, b, c)
+        return (signal, call.constant(b), call.constant(c)) if self._constant else (signal, b, c)
 
 
 @TABLE.register("split", "split_with_sizes", replace=True)

@@ -58,7 +58,7 @@ def hand_softmax(call: Call, exponential: Tensor, dims: tuple[int, ...]) -> Op |
     fact = call.fact(exponential)
     root = fact.stem[0].get() if fact else None
     if root is None:  # u is gone: the exponential's own node leads to it
-        denominator = call.bind("input other")[1].detach()
+        denominator = call.constant(call.bind("input other")[1])
         return Expansion(lambda: torch.div(exponential, denominator))
     made = _softmax(call, root, 0)
     made.dim = dims
@@ -127,6 +127,6 @@ def gumbel(call: Call) -> Expansion:
             return soft
         index = soft.max(dim, keepdim=True)[1]
         one_hot = torch.zeros_like(soft.detach()).scatter_(dim, index, 1.0)
-        return one_hot - soft.detach() + soft
+        return one_hot - call.constant(soft) + soft
 
     return Expansion(run)

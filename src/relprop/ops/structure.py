@@ -13,7 +13,7 @@ from torch import Tensor
 
 from relprop.errors import UnknownOperationError
 from relprop.numerics import nonzero, tau
-from relprop.ops.base import Call, Expansion, Fact, Native, plain
+from relprop.ops.base import Call, Expansion, Fact, Native
 from relprop.ops.stem import stemmed
 from relprop.ops.table import op
 
@@ -297,8 +297,8 @@ def solve(call: Call) -> Native:
             "Give the module around it one: relprop.register_module(TheModule, 'gradient')"
         )
     rest = {k: v for k, v in call.kwargs.items() if k not in ("A", "B")}
-    matrix, func, more = plain(a), call.func, call.args[2:]
-    return Native(form="reduce", run=lambda: func(matrix, b, *more, **rest), operands=(b,))
+    matrix, func, more = call.constant(a), call.func, call.args[2:]
+    return Native(form="reduce", run=lambda b: func(matrix, b, *more, **rest), operands=(b,))
 
 
 @op(torch.sparse.mm, "smm")
@@ -314,9 +314,10 @@ def grid_sample(call: Call) -> Native | Expansion:
         return Native()
     rest = call.args[2:]
     kwargs = {k: v for k, v in call.kwargs.items() if k not in ("input", "grid")}
+    places = call.constant(grid)
     if not call.depends(image):
-        return Expansion(lambda: torch.nn.functional.grid_sample(image, grid.detach(), *rest, **kwargs))
-    return Native(run=lambda: torch.nn.functional.grid_sample(image, grid.detach(), *rest, **kwargs), operands=(image,))
+        return Expansion(lambda: torch.nn.functional.grid_sample(image, places, *rest, **kwargs))
+    return Native(run=lambda image: torch.nn.functional.grid_sample(image, places, *rest, **kwargs), operands=(image,))
 
 
 @op("affine_grid")

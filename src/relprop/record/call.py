@@ -32,8 +32,12 @@ class SeenCall:
         self._recorder, self.func, self.name, self.args, self.kwargs = recorder, func, name, args, kwargs
 
     def depends(self, value: Any) -> bool:
-        """Whether the value depends on the input (parameters enter detached, so what requires grad does)."""
-        return isinstance(value, torch.Tensor) and value.requires_grad
+        """Whether the value depends on the input."""
+        return isinstance(value, torch.Tensor) and self._recorder.depends(value)
+
+    def constant(self, tensor: Tensor) -> Tensor:
+        """The values of a tensor, through which no relevance passes."""
+        return self._recorder.constant(tensor)
 
     def module(self) -> Any:
         """The innermost running module."""

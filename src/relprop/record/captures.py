@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from relprop.numerics import dot, nonzero
-from relprop.record.books import Ledger
-from relprop.record.facts import Facts
-from relprop.record.leaves import Leaves
 from relprop.record.marks import mark_written
 from relprop.record.places import INPUT, Place
 from relprop.record.weakly import weakly
 from relprop.record.weights import Weights
+
+if TYPE_CHECKING:
+    from relprop.record.recorder import Recorder
 
 #: One time that a place was passed: its tensors, each with what carries relevance for it beside itself (the result of a
 #: batch norm that joined a map).
@@ -69,9 +69,11 @@ class Captures:
     def __bool__(self) -> bool:
         return bool(self.places)
 
-    def attach(self, facts: Facts, leaves: Leaves, ledger: Ledger, carry: bool) -> None:
-        """What the recorder of this forward knows."""
-        self._facts, self._leaves, self._ledger, self._carry = facts, leaves, ledger, carry
+    def attach(self, recorder: Recorder) -> None:
+        """The recorder of this forward, and what it knows."""
+        self._facts, self._leaves, self._ledger = recorder.facts, recorder.leaves, recorder.ledger
+        self._carry = recorder.carry != "nowhere"
+        self._depends, self._begin, self._link = (weakly(m) for m in (recorder.depends, recorder.begin, recorder.link))
 
     def names(self, place: Place) -> list[str]:
         """The names of what was captured at a place, in the order of execution."""
@@ -106,7 +108,7 @@ class Captures:
         return None
 
     def _part(self, at: _At, run: Run, value: Tensor) -> Tensor | None:
-        if not value.requires_grad:
+        if not self._depends(value):
             return None
         part: list[Tensor] = []
         run.append(part)
@@ -119,14 +121,17 @@ class Captures:
         """Keep the tensor as it is now; the model goes on with an equal one, which it may change."""
         self._facts.read(value)
         with torch._C.DisableTorchFunction():
-            kept = value.clone() if at.kind == "input" else value  # others may read the same tensor
+            kept = value
+            if at.kind == "input":  # others may read the same tensor
+                kept = value.clone()
+                self._link(value, kept)
             mark_written(kept)
             if at.among(self._ends):
-                kept = kept.detach().requires_grad_()
+                kept = self._begin(kept)
                 self._leaves.end(at.names[0], kept)
             onward = kept.clone()
-            if at.among(self._selected):
-                onward.register_hook(partial(weakly(self.change), at.names, kept.detach()))
+            selected = at.among(self._selected)
+            self._link(kept, onward, partial(weakly(self.change), at.names, kept.detach()) if selected else None)
         mark_written(onward)
         self._facts.move(value, onward)
         fact = self._facts.get(onward)

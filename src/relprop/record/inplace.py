@@ -44,7 +44,7 @@ def _positional(call: SeenCall) -> bool:
 def inplace(rec: Recorder, call: SeenCall, entry: Any) -> Any:
     """In-place calls keep their meaning: computed as any other, then written into the target."""
     target = call.args[0] if call.args else call.kwargs["input"]
-    if not target.requires_grad or entry.name in WRITERS or entry.name in _PLACERS:
+    if not rec.depends(target) or entry.name in WRITERS or entry.name in _PLACERS:
         return _write_natively(rec, call, entry, target)
     kwargs = {k: v for k, v in call.kwargs.items() if k != "inplace"}
     args = call.args
@@ -53,7 +53,7 @@ def inplace(rec: Recorder, call: SeenCall, entry: Any) -> Any:
     func = out_of_place(call.func)
     outer = SeenCall(rec, func, entry.name, args, kwargs)
     parsed = rec.parse(entry, outer)
-    if _runs_natively(rec, parsed, outer) and not (target._is_view() and _books(parsed)):
+    if rec.in_place and _runs_natively(rec, parsed, outer) and not (target._is_view() and _books(parsed)):
         if entry.name == "relu" and _absorb(rec, target, parsed, call):
             return target
         rec.boxes.before_write(target)
@@ -111,21 +111,28 @@ def _books(parsed: Op | Native | Expansion) -> bool:
 
 
 def write(rec: Recorder, target: Tensor, result: Any) -> Any:
-    rec.boxes.before_write(target)
+    rec.before_write(target)
     fact, seen = rec.facts.get(result), rec.facts.seen(result)
     target.copy_(result)
     mark_written(target)
+    rec.written(target, result)
     rec.facts.put(target, fact)
     rec.facts.mark_seen(target, seen)
     return target
 
 
 def _write_natively(rec: Recorder, call: SeenCall, entry: Any, target: Tensor) -> Any:
-    rec.boxes.before_write(target)
+    if rec.in_place:
+        rec.boxes.before_write(target)
     seen = rec.seen(call.args, call.kwargs)
     parsed = entry.parse(call)
     share = parsed.share if isinstance(parsed, Native) else None
-    if share is not None and target._is_view() and target.requires_grad:
+    if not rec.in_place:
+        write(rec, target, rec.placed(call, target, share))
+        rec.facts.put(target, None)
+        rec.facts.mark_seen(target, seen)
+        return target
+    if share is not None and target._is_view() and rec.depends(target):
         whole = target.clone()  # a hook on a written view would be lost to who reads its base
         call.func(*(whole if a is target else a for a in call.args), **call.kwargs)
         mark(whole, (call.args, call.kwargs), rec.ledger, share)

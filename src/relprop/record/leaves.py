@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,8 +34,10 @@ class Leaves:
     tokens   whether integers were given, so that calls on constants have to be followed
     """
 
-    def __init__(self, facts: Facts, scope: ModuleScope) -> None:
-        self._facts, self._scope = facts, scope
+    def __init__(
+        self, facts: Facts, scope: ModuleScope, begin: Callable[[Tensor], Tensor], link: Callable[..., None]
+    ) -> None:
+        self._facts, self._scope, self._begin, self._link = facts, scope, begin, link
         self._found: list[Leaf] = []
         self._integers: list[Tensor] = []
 
@@ -56,10 +58,15 @@ class Leaves:
             self._facts.put_source(copy, name)
             self._integers.append(copy)
             return copy
-        leaf = tensor.detach().clone() if tensor.is_inference() else tensor.detach()
-        leaf.requires_grad_()
+        leaf = self._begin(tensor.clone() if tensor.is_inference() else tensor)
         self._found.append(Leaf(name, leaf))
-        return leaf.clone()
+        return self._handed_on(leaf)
+
+    def _handed_on(self, leaf: Tensor) -> Tensor:
+        """What the model gets of a leaf, and may change."""
+        onward = leaf.clone()
+        self._link(leaf, onward)
+        return onward
 
     def end(self, name: str, tensor: Tensor) -> None:
         """Make a tensor inside the model a leaf: what lies below it is not propagated to."""
@@ -92,14 +99,14 @@ class Leaves:
 
     def _embedded(self, ids: Tensor, result: Tensor, again: bool, reentrant: bool) -> Tensor:
         path = self._scope.paths[0] or "embedding"
-        leaf = result.detach().requires_grad_()
+        leaf = self._begin(result)
         if again:
             first = next((x for x in self._found if x.name == path and x.ids is not None and _same(x.ids, ids)), None)
             if reentrant and first is not None:
                 leaf.register_hook(partial(_accumulate, first.tensor))
-            return leaf.clone()
+            return self._handed_on(leaf)
         self._found.append(Leaf(path, leaf, self._facts.source(ids), ids.detach()))
-        return leaf.clone()
+        return self._handed_on(leaf)
 
     def _out_of_table(self, args: Any, kwargs: dict[str, Any]) -> str:
         ids, table = (args[i] if len(args) > i else kwargs[name] for i, name in enumerate(("input", "weight")))

@@ -71,6 +71,9 @@ class Recorder(TorchFunctionMode):
     store     modified weights that outlive the call, by site, while the user holds the weights frozen
     """
 
+    #: Whether calls that torch can carry out in place are.
+    in_place = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -92,8 +95,8 @@ class Recorder(TorchFunctionMode):
         self.captures = Captures() if captures is None else captures
         # the scope must not keep the recorder: through autograd's nodes no cycle is ever collected
         self.scope = ModuleScope(model, weakly(self._tap) if self.captures else None, weakly(self._whole))
-        self.leaves = Leaves(self.facts, self.scope)
-        self.captures.attach(self.facts, self.leaves, self.ledger, self.carry != "nowhere")
+        self.leaves = Leaves(self.facts, self.scope, weakly(self.begin), weakly(self.link))
+        self.captures.attach(self)
         self.boxes = Boxes()
         self.sites: list[tuple[Site, Decision]] = []
         self.cuts: list[tuple[str, str]] = []
@@ -190,6 +193,79 @@ class Recorder(TorchFunctionMode):
             known = self._aliases[id(parameter)] = (parameter, parameter.detach())
         return known[1]
 
+    # -- how a call enters the graph; a recorder whose relevance is differentiated does each otherwise ------------
+
+    def depends(self, tensor: Tensor) -> bool:
+        """Whether a tensor depends on the input: parameters enter detached."""
+        return tensor.requires_grad
+
+    def constant(self, tensor: Tensor) -> Tensor:
+        """The values of a tensor, through which no relevance passes."""
+        return tensor.detach()
+
+    def values(self, tensor: Tensor) -> Tensor:
+        """The values of a tensor, to read relevance with."""
+        return tensor.detach()
+
+    def begin(self, tensor: Tensor) -> Tensor:
+        """A leaf with the values of a tensor."""
+        return tensor.detach().requires_grad_()
+
+    def link(self, kept: Tensor, onward: Tensor, change: Callable[[Tensor], Tensor | None] | None = None) -> None:
+        """`onward` is a copy of `kept`; what comes back is changed on the way."""
+        if change is not None:
+            onward.register_hook(change)
+
+    def step(self, visit: Visit, run: Callable[[], Any], operands: tuple[Tensor, ...]) -> Any:
+        """A call whose backward is its rule's."""
+        return Step.run(visit, run, *operands)
+
+    def natively(
+        self,
+        call: SeenCall,
+        run: Callable[..., Any] | None = None,
+        operands: tuple[Tensor, ...] = (),
+        share: Callable[[Tensor], Tensor] | None = None,
+        before: Callable[[Tensor], Tensor] = as_is,
+        entry: str = "constants",
+    ) -> Any:
+        """A call whose backward is its own; `run(*operands)` carries it out, if not the call itself.
+
+        share, entry  what its constants absorb, and the books' entry for that
+        before        what is done to the gradient first
+        """
+        given = (call.args, call.kwargs)
+        result = call.run() if run is None else run(*operands)
+        if share is not None or before is not as_is:
+            result = own(result, given)
+        mark(result, given, self.ledger, share, before, entry)
+        return result
+
+    def attended(self, op: Attention, changed: dict[str, Tensor], excess: bool) -> Tensor:
+        """The attention kernel on operands that share out their gradients; `excess`: the output's relevance is one."""
+        result = op.kernel(changed)
+        value = result.detach()
+        mark(
+            result, tuple(changed.values()), self.ledger, (lambda g: dot(value, g)) if excess else None, entry="excess"
+        )
+        return result
+
+    def without(self, run: Callable[[], Any]) -> Any:
+        """A call through which nothing passes."""
+        with torch.no_grad():
+            return run()
+
+    def before_write(self, target: Tensor) -> None:
+        """`target` is about to be given other values in place."""
+        self.boxes.before_write(target)
+
+    def written(self, target: Tensor, result: Tensor) -> None:
+        """`target` was given the values of `result` in place."""
+
+    def placed(self, call: SeenCall, target: Tensor, share: Callable[[Tensor], Tensor] | None) -> Tensor:
+        """What `target` becomes by a call that writes into a part of it, where that is not done in place."""
+        raise NotImplementedError
+
     # -- calls that take no rule ---------------------------------------------------------------------------------
 
     def _note_cut(self, func: Any, result: Any) -> None:
@@ -252,40 +328,34 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _native(self, call: SeenCall, native: Native) -> Any:
-        run = native.run or call.run
         seen = self.seen(call.args, call.kwargs)
         if native.form != "move" and self.carrying(seen):
-            return self._native_carrying(call, native, run, seen)
-        result = run()
-        if native.share is not None:
-            result = own(result, (call.args, call.kwargs))
+            result = self._native_carrying(call, native)
+        else:
+            result = self.natively(call, native.run, native.operands if native.run else (), native.share)
         if call.name in SAME and isinstance(result, Tensor):
             self.dtypes.add(result.dtype)
-        mark(result, (call.args, call.kwargs), self.ledger, native.share)
         self._note(result, native.fact, seen)
         return result
 
-    def _native_carrying(self, call: SeenCall, native: Native, run: Callable[[], Any], seen: frozenset[int]) -> Any:
+    def _native_carrying(self, call: SeenCall, native: Native) -> Any:
         """Scalings pass relevance entry by entry; sums stabilise it."""
-        moving = native.operands or tuple(t for t in tensors((call.args, call.kwargs)) if t.requires_grad)
+        run, operands = native.run, native.operands if native.run else ()
+        moving = native.operands or tuple(t for t in tensors((call.args, call.kwargs)) if self.depends(t))
         site = self.site("scale", call.name, "elementwise")
+        carried_out = call.run if run is None else partial(run, *operands)
         if native.form == "scale" and len(moving) == 1:
             with torch.no_grad():
-                shape = run().shape
+                shape = carried_out().shape
             if shape == moving[0].shape:
                 op = Elementwise(call.name)
                 op.carrying = True
-                result = Step.run(Visit(op, Identity(), site, self.ledger), run, *moving)
-                self._note(result, native.fact, seen)
-                return result
-        result = run()
-        mark(result, (call.args, call.kwargs), self.ledger, native.share)
+                return self.step(Visit(op, Identity(), site, self.ledger), carried_out, moving)
+        result = self.natively(call, run, operands, native.share)
         if isinstance(result, Tensor):
             op_sum = Sum((1.0,))
             op_sum.carrying = True
-            values = result
-            result = Step.run(Visit(op_sum, Signed(), site, self.ledger), values.clone, values)
-        self._note(result, native.fact, seen)
+            return self.step(Visit(op_sum, Signed(), site, self.ledger), result.clone, (result,))
         return result
 
     def _visit(self, call: SeenCall, op: Op) -> Any:
@@ -312,8 +382,7 @@ class Recorder(TorchFunctionMode):
         if self.many and isinstance(op, LinearMap):
             op.memory = {}
         if rule.constant(op):
-            with torch.no_grad():
-                return run()
+            return self.without(run)
         if isinstance(op, Attention):
             result = self._attend(op, rule, site, operands, call)
             self._note(result, op.fact, seen)
@@ -322,18 +391,15 @@ class Recorder(TorchFunctionMode):
         if before is as_is and call.name == "relu" and (step := self.only_reader(operands[0])) is not None:
             return self._rectify(step, op, operands[0], run, seen)
         if before is not None:
-            given, share = (call.args, call.kwargs), _bias_share(op, merged is not None)
-            result = run()
-            if share is not None or before is not as_is:
-                result = own(result, given)
+            share = _bias_share(op, merged is not None)
             if before is as_is and call.name == "batch_norm":
                 before = _ordered
             entry = "bias" if isinstance(op, LinearMap) else "constants"
-            mark(result, given, self.ledger, share, before, entry)
+            result = self.natively(call, run, share=share, before=before, entry=entry)
             merged = None
         else:
             visit = Visit(op, rule, site, self.ledger)
-            result = Step.run(visit, run, *operands)
+            result = self.step(visit, run, operands)
         if isinstance(op, LinearMap):
             op.fact = op.fact or Fact()
             if isinstance(result, Tensor):
@@ -408,27 +474,23 @@ class Recorder(TorchFunctionMode):
         for role, operand in zip(op.roles, operands, strict=True):
             share = shares.get(role, 0.0)
             if not share:
-                changed[role] = operand.detach()
+                changed[role] = self.constant(operand)
                 continue
             rest = (1 - share if scores else 0.0) if role == "v" else -share
             visit = Visit(Share(role, share, rest), rule, site, self.ledger)
-            changed[role] = Step.run(visit, partial(operand.view_as, operand), operand)
-        result = op.kernel(changed)
+            changed[role] = self.step(visit, partial(operand.view_as, operand), (operand,))
+        # where the values take no share, no operand's accounts for the output
+        alone = scores and ("v" not in op.roles or not shares.get("v"))
+        result = self.attended(op, changed, alone)
         if not result.requires_grad and any(t.requires_grad for t in changed.values()):
             raise ModelStateError(
                 f"the attention kernel at {site.label} returned no gradient: choose another by torch.nn.attention."
             )
-        given = tuple(changed.values())
-        if scores and ("v" not in op.roles or not shares.get("v")):  # then no operand's share accounts for the output
-            value = result.detach()
-            mark(result, given, self.ledger, lambda g: dot(value, g), entry="excess")
-        else:
-            mark(result, given, self.ledger)
         return result
 
     def _whole(self, module: nn.Module, treat: str, args: tuple[Any, ...], output: Any) -> Any:
         """A module that is registered as one operation."""
-        moving = [t for t in tensors(args) if t.requires_grad]
+        moving = [t for t in tensors(args) if self.depends(t)]
         for tensor in moving:
             self.facts.read(tensor)
         if not moving:
@@ -468,11 +530,11 @@ class Recorder(TorchFunctionMode):
             return frozenset()
         if self.replaying:
             return self._all_entries
-        return frozenset().union(*(self.facts.seen(t) for t in tensors((args, kwargs)) if t.requires_grad))
+        return frozenset().union(*(self.facts.seen(t) for t in tensors((args, kwargs)) if self.depends(t)))
 
     def _note(self, result: Any, fact: Fact | None, seen: frozenset[int]) -> None:
         for out in tensors(result):
-            if out.requires_grad:
+            if self.depends(out):
                 if fact is not None:
                     self.facts.put(out, fact)
                 self.facts.mark_seen(out, seen)

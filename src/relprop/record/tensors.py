@@ -39,3 +39,17 @@ _AUGMENTED = {
     for short, name in {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "pow": "pow"}.items()
     if hasattr(torch.Tensor, f"__i{short}__")
 }
+
+
+def replaced(value: Any, new: dict[int, Tensor]) -> Any:
+    """`value` with tensors in nested lists, tuples and dicts replaced, by identity."""
+    if isinstance(value, torch.Tensor):
+        return new.get(id(value), value)
+    if isinstance(value, tuple):
+        items = [replaced(v, new) for v in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [replaced(v, new) for v in value]
+    if isinstance(value, dict):
+        return {k: replaced(v, new) for k, v in value.items()}
+    return value

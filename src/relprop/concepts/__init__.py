@@ -2,7 +2,8 @@
 
 Bottom up, each stands alone on `relprop.explain`: `contrast` (why this and not that), `virtual` (which frequencies),
 `similarity` (why are these two alike), `walks` (which paths through a graph), `pruning` (which units can go), `crp`
-(what units inside the model have to do with it, by `together` several at once), on it `graph` (which units feed which),
+(what units inside the model have to do with it, by `together` several at once), on it `experts`
+(of a mixture), `graph` (which units feed which),
 `reference` (which samples of a data set show what a unit stands for), `patching` (what if a part had its values from
 another input).
 """
@@ -16,6 +17,7 @@ from relprop.concepts.crp import CRP as CRP
 from relprop.concepts.crp import Conditional as Conditional
 from relprop.concepts.crp import Indexed as Indexed
 from relprop.concepts.crp import TopN as TopN
+from relprop.concepts.experts import experts as experts
 from relprop.concepts.graph import AttributionGraph as AttributionGraph
 from relprop.concepts.graph import attribution_graph as attribution_graph
 from relprop.concepts.patching import PatchEffects as PatchEffects

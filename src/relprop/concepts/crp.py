@@ -265,19 +265,29 @@ def _ordered(asked: Mapping[str, Any], chosen: Mapping[str, Units]) -> Condition
 
 
 def _groups(asked: Sequence[tuple[Condition, Any]]) -> list[list[int]]:
-    """The positions of conditions on the same places under the same target."""
+    """The positions of conditions that are explained together: those on the same places under the same target, and of
+    each target those that stand alone."""
     groups: list[list[int]] = []
     for i, (condition, target) in enumerate(asked):
-        for group in groups:
-            other, its = asked[group[0]]
-            if list(other) == list(condition) and (
-                its is target or (type(its) is int is type(target) and its == target)
-            ):
-                group.append(i)
-                break
-        else:
+        fitting = (g for g in groups if _same(asked[g[0]][1], target) and list(asked[g[0]][0]) == list(condition))
+        group = next(fitting, None)
+        if group is None:
             groups.append([i])
-    return groups
+        else:
+            group.append(i)
+    merged: list[list[int]] = []
+    for group in groups:
+        alone = (g for g in merged if len(group) == 1 and _same(asked[g[0]][1], asked[group[0]][1]))
+        others = next((g for g in alone if len({tuple(asked[i][0]) for i in g}) == len(g)), None)
+        if others is None:
+            merged.append(group)
+        else:
+            others += group
+    return merged
+
+
+def _same(target: Any, other: Any) -> bool:
+    return target is other or (isinstance(target, int) and isinstance(other, int) and target == other)
 
 
 def _short(units: Units) -> str:

@@ -44,13 +44,14 @@ def together(
     kwargs: dict[str, Any],
     budget: int,
 ) -> list[Explanation]:
-    """The explanations of conditions on the same places, in as few passes as `budget` bytes allow."""
+    """The explanations of conditions, those on the same places in as few passes as `budget` bytes allow."""
     single = replace(request, conditions=tuple(conditions))
     forward = lrp.recorded(single, args, kwargs)
     parts = _fit(lrp, forward, args, kwargs, budget)
     each = lrp.explain_each(single, args, kwargs, forward)
     first, rest = next(each), list(conditions[1:])
-    if parts > 1 and len(rest) > 1 and not _asks_weights(lrp, request):
+    alike = len({tuple(c) for c in conditions}) == 1  # on the same places
+    if parts > 1 and len(rest) > 1 and alike and not _asks_weights(lrp, request):
         try:
             return [first, *_batched(lrp, rest, first, single, args, kwargs, parts)]
         except (_Uneven, RelpropError, RuntimeError, ValueError, IndexError, TypeError):
@@ -87,9 +88,11 @@ def _batched(
         asked = replace(request, conditions=rows, targets=repeated[2], seed=repeated[3])
         forward = lrp.recorded(asked, repeated[0], repeated[1])
         (output,) = forward.seeds
-        _agree([(output.tensor.detach(), output.g)], [first.at_output], size)
+        _agree((output.tensor.detach(), output.g), first.at_output, size)
+        captured = forward.recorder.captures.found
+        for name, alone in first.activations.items():
+            _agree([part[-1].detach() for run in captured[name] for part in run if part], alone, size)
         for e, chunk in zip(lrp.explain_each(asked, repeated[0], repeated[1], forward), chunks, strict=True):
-            _agree(e.activations, first.activations, size)
             found += [_part(e, first, condition, i, size) for i, condition in enumerate(chunk)]
     return found
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import relprop as rp
 from relprop.concepts import CRP
-from relprop.concepts.experts import experts
+from relprop.concepts.experts import expert_conditions
 from tests.support.compare import assert_close
 from tests.support.state import assert_same_state, snapshot
 
@@ -103,7 +103,7 @@ def test_relevance_through_an_expert(how: str) -> None:
     (model, x), (listed, _) = network(how, torch.float64), network("modules", torch.float64)
     lrp = rp.LRP(model, rp.AttnLRP(epsilon=0.0))
     before = snapshot(model)
-    found = experts(lrp, "mlp.experts", x)
+    found = expert_conditions(lrp, "mlp.experts", x)
     assert len(found) > 2
     explained = CRP(lrp).explain(x, conditions=list(found.values()), target=1)
     assert_same_state(before, snapshot(model))
@@ -115,7 +115,7 @@ def test_relevance_through_an_expert(how: str) -> None:
 def test_parts_of_one_tensor_are_as_modules(how: str) -> None:
     (model, x), (listed, _) = network(how), network("modules")
     lrp, plain = rp.LRP(model, rp.AttnLRP()), rp.LRP(listed, rp.AttnLRP())
-    found, modules = experts(lrp, "mlp.experts", x), experts(plain, "mlp.experts", x)
+    found, modules = expert_conditions(lrp, "mlp.experts", x), expert_conditions(plain, "mlp.experts", x)
     assert list(found) == list(modules)
     mine = CRP(lrp).explain(x, conditions=list(found.values()), target=1)
     theirs = CRP(plain).explain(x, conditions=list(modules.values()), target=1)
@@ -127,14 +127,14 @@ def test_experts_that_no_token_goes_to_have_no_condition() -> None:
     for how in ("modules", "eager", "grouped_mm", "batched_mm"):
         model, x = network(how)
         index = model.mlp.gate(model.first(x[:1, :1]).reshape(-1, 8))[2]
-        found = experts(rp.LRP(model, rp.AttnLRP()), "mlp.experts", x[:1, :1])
+        found = expert_conditions(rp.LRP(model, rp.AttnLRP()), "mlp.experts", x[:1, :1])
         assert list(found) == sorted(index[0].tolist())
 
 
 def test_without_the_way_around_all_experts_are_the_mixture() -> None:
     model, x = network("eager", torch.float64)
     lrp = rp.LRP(model, rp.AttnLRP(epsilon=0.0))
-    found = CRP(lrp).explain(x, conditions=list(experts(lrp, "mlp.experts", x).values()), target=1)
+    found = CRP(lrp).explain(x, conditions=list(expert_conditions(lrp, "mlp.experts", x).values()), target=1)
     whole = lrp.explain(x, conditions={"mlp": [*range(8)]}, target=1)
     assert_close(found.relevance.sum(0), whole.relevance, 1e-9)
 
@@ -143,8 +143,8 @@ def test_what_holds_no_experts() -> None:
     model, x = network("eager")
     lrp = rp.LRP(model, rp.AttnLRP())
     with pytest.raises(rp.InputError, match="no experts are seen in 'first'"):
-        experts(lrp, "first", x)
+        expert_conditions(lrp, "first", x)
     with pytest.raises(rp.InputError, match="nearest names: mlp.experts"):
-        experts(lrp, "mlp.expert", x)
+        expert_conditions(lrp, "mlp.expert", x)
     with pytest.raises(rp.InputError, match="name the one module that holds them, got 'mlp"):
-        experts(lrp, "mlp.*", x)
+        expert_conditions(lrp, "mlp.*", x)

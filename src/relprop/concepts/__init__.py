@@ -2,10 +2,9 @@
 
 Bottom up, each stands alone on `relprop.explain`: `contrast` (why this and not that), `virtual` (which frequencies),
 `similarity` (why are these two alike), `walks` (which paths through a graph), `pruning` (which units can go), `crp`
-(what units inside the model have to do with it, by `together` several at once), on it `experts`
-(of a mixture), `graph` (which units feed which),
-`reference` (which samples of a data set show what a unit stands for), `patching` (what if a part had its values from
-another input).
+(what units inside the model have to do with it, by `together` several at once) and on it `experts` (of a mixture),
+`graph` (which units feed which) and `reference` (which samples show what a unit stands for), `patching` (what if a part
+had its values from another input).
 """
 
 from relprop.concepts.contrast import SGLRP as SGLRP
@@ -17,7 +16,7 @@ from relprop.concepts.crp import CRP as CRP
 from relprop.concepts.crp import Conditional as Conditional
 from relprop.concepts.crp import Indexed as Indexed
 from relprop.concepts.crp import TopN as TopN
-from relprop.concepts.experts import experts as experts
+from relprop.concepts.experts import expert_conditions as expert_conditions
 from relprop.concepts.graph import AttributionGraph as AttributionGraph
 from relprop.concepts.graph import attribution_graph as attribution_graph
 from relprop.concepts.patching import PatchEffects as PatchEffects

@@ -17,7 +17,7 @@ from relprop.units import Channels, Mask
 _SORTED = ("grouped_mm", "_grouped_mm")
 
 
-def experts(lrp: LRP, layer: str, *args: Any, **kwargs: Any) -> dict[int, Condition]:
+def expert_conditions(lrp: LRP, layer: str, *args: Any, **kwargs: Any) -> dict[int, Condition]:
     """The condition of each expert that these inputs are routed to: relevance that passes its output alone.
 
     To be explained without the ways around (`exclude_parallel=True`, the default): the other experts are among them.
@@ -26,7 +26,7 @@ def experts(lrp: LRP, layer: str, *args: Any, **kwargs: Any) -> dict[int, Condit
                   one that keeps them in one tensor (transformers from version 5 on), however it runs them
     args, kwargs  the inputs, for which alone the conditions hold
 
-    found = experts(lrp, "model.layers.3.mlp.experts", input_ids=ids)
+    found = expert_conditions(lrp, "model.layers.3.mlp.experts", input_ids=ids)
     explained = CRP(lrp).explain(input_ids=ids, conditions=list(found.values()), target=...)
 
     Raises:

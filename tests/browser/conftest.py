@@ -70,6 +70,10 @@ class Tab:
     def ask(self, script: str, *given: Any) -> Any:
         return self.page.evaluate(script, *given)
 
+    def settled(self) -> None:
+        """Wait until what was asked for is on the screen: two frames, the first of which tells of changed media."""
+        self.ask("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
     def shows(self, view: int) -> None:
         """Wait until a view is drawn."""
         self.page.wait_for_selector(f'html[data-shown="{view}"]')

@@ -119,7 +119,7 @@ def test_everything_works_with_the_keyboard(open_page: Open, page: Path) -> None
     assert tab.text("#zoom-value") == "100 %"
     keys.press("Tab")
     keys.press("Space")
-    tab.page.wait_for_timeout(50)
+    tab.settled()
     assert changed(paler, tab.pixels()) > 0.1  # nothing fades
     keys.press("Tab")
     before = tab.pixels()
@@ -130,7 +130,7 @@ def test_everything_works_with_the_keyboard(open_page: Open, page: Path) -> None
     tab.page.wait_for_function("() => document.querySelector('#caption').textContent.includes('same for all')")
     keys.press("Tab")
     keys.press("Enter")
-    tab.page.wait_for_timeout(50)
+    tab.settled()
     assert changed(third, tab.pixels()) == 0  # reset
 
 
@@ -278,11 +278,11 @@ def test_the_map_follows_a_change_of_scheme(open_page: Open, tmp_path: Path) -> 
     tab = open_page(to_html(torch.zeros(1, 1, 9, 9).index_fill_(3, torch.tensor([4]), 1.0), tmp_path / "a.html"))
     light = tab.pixels()
     tab.page.emulate_media(color_scheme="dark")
-    tab.page.wait_for_timeout(100)
+    tab.settled()
     dark = tab.pixels()
     assert light[20, 20].min() > 230 and dark[20, 20].max() < 40
     tab.page.emulate_media(media="print")  # paper is white
-    tab.page.wait_for_timeout(100)
+    tab.settled()
     assert tab.pixels()[20, 20].min() > 230
 
 
@@ -327,7 +327,7 @@ def test_nothing_moves_by_itself(open_page: Open, page: Path) -> None:
 def test_paper_has_the_map_and_no_controls(open_page: Open, page: Path) -> None:
     tab = open_page(page, color_scheme="dark")
     tab.page.emulate_media(media="print")
-    tab.page.wait_for_timeout(100)
+    tab.settled()
     for gone in ("fieldset", "button", "#keys"):
         assert not tab.page.locator(gone).first.is_visible()
     for there in ("#stage", "#scale", ".books", ".prediction", "h1", "pre"):
@@ -402,7 +402,7 @@ def test_no_text_is_run(open_page: Open, tmp_path: Path, name: str) -> None:
         else:
             switch.check()
     tab.ask("document.querySelectorAll('details').forEach(d => d.open = true)")
-    tab.page.wait_for_timeout(100)
+    tab.settled()
     assert EVIL in tab.text("h1") and tab.ask("document.querySelectorAll('script').length") == 2
     assert tab.ask("document.querySelectorAll('img[src=x]').length") == 0
     if name == "maps":

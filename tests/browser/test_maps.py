@@ -113,7 +113,7 @@ def test_weak_relevance_fades_and_strong_stays(open_page: Open, page: Path) -> N
     tab.page.get_by_label("Photograph in grey").uncheck()
     faded = blocks(tab)
     tab.page.get_by_label("Let weak relevance fade").uncheck()
-    tab.page.wait_for_timeout(50)
+    tab.settled()
     full = blocks(tab)
     tab.slide("#opacity", 0)
     photo = blocks(tab)
@@ -231,7 +231,7 @@ def test_reset_brings_everything_back(open_page: Open, page: Path) -> None:
     tab.page.get_by_label("Same scale for all maps").check()
     assert changed(begun, tab.pixels("#stage")) > 0.5
     tab.page.get_by_role("button", name="Reset the view").click()
-    tab.page.wait_for_timeout(50)
+    tab.settled()
     assert changed(begun, tab.pixels("#stage")) == 0
 
 

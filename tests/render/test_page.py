@@ -219,6 +219,12 @@ def test_what_is_no_row_of_classes_has_no_prediction(output: Any) -> None:
     assert account.prediction(Explanation(None, output, 0, None, None), 0, ()) is None  # type: ignore[arg-type]
 
 
+def test_a_row_of_numbers_of_which_none_is_a_class_has_no_prediction() -> None:
+    found = Explanation(None, torch.randn(1, 384), "the chosen target", None, None)  # type: ignore[arg-type]
+    assert account.prediction(found, 0, ()) is None
+    assert account.prediction(found, 0, [f"class {i}" for i in range(384)]) is not None
+
+
 # -- several -----------------------------------------------------------------------------------------------------------
 
 

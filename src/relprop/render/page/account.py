@@ -90,15 +90,18 @@ def _class(index: int, names: Sequence[str]) -> str:
 
 
 def prediction(explanation: Any, sample: int, names: Sequence[str]) -> Prediction | None:
-    """The output of a classifier, [N, classes] with more than one class; otherwise nothing."""
+    """The output of a classifier, [N, classes] with more than one class; otherwise nothing.
+
+    A row of numbers is one of classes where one of them is explained, or where they have names.
+    """
     scores = _scores(getattr(explanation, "output", None), sample)
-    if scores is None:
+    explained = class_index(explanation, sample)
+    if scores is None or (explained is None and not names):
         return None
     if names and len(names) != len(scores):
         raise InputError(f"{len(names)} class names were given, but the output has {len(scores)} classes")
     shares, note = _shares(scores)
     best = np.argsort(-scores, kind="stable")[:_MOST_CLASSES].tolist()
-    explained = class_index(explanation, sample)
     if explained is not None and 0 <= explained < len(scores) and explained not in best:
         best.append(explained)
     written = [(_class(i, names), float(shares[i]), f"{scores[i]:.4g}", f"{shares[i]:.1%}") for i in best]

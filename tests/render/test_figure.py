@@ -101,6 +101,12 @@ def test_small_and_narrow_maps_are_drawn(shape: tuple[int, int]) -> None:
         (lambda: grid([np.ones((16, 8))], photo=PHOTO), "map is 16 x 8 and the photograph 16 x 16"),
         (lambda: grid([np.eye(2)], over=True), "over a photograph: give photo="),
         (lambda: grid([np.full((2, 2), np.nan)]), "not finite"),
+        (lambda: grid([np.eye(2)], columns=0), "columns must be at least 1"),
+        (lambda: grid([np.eye(2)], limit="a"), "limit of a scale must be positive and finite, got 'a'"),
+        (lambda: grid([np.eye(2)], percentile="99"), "percentile must be above 0"),
+        (lambda: grid([np.eye(2)], smooth="x"), "smooth must be a standard deviation"),
+        (lambda: grid([np.eye(2)], contours=("a",)), "a contour is a share of the scale"),
+        (lambda: grid([np.eye(16)], photo=PHOTO, over=True, opacity="x"), "opacity must lie between 0 and 1"),
         (lambda: grid(torch.zeros(1, 2, 3, 4, 5)), "list of maps or of"),
     ],
 )

@@ -141,6 +141,11 @@ def test_flow_refuses_what_does_not_flow() -> None:
     found.layers["1"] = torch.tensor([float("nan")])
     with pytest.raises(InputError, match="relevance at 1 is not finite"):
         flow(found)
+    with pytest.raises(InputError, match="drawn of an explanation, got Tensor"):
+        flow(torch.ones(3))
+    with pytest.raises(InputError, match="give an audit or an explanation, got float"):
+        audit_bars(1.0)
+    assert labels(audit_bars(explained()).axes[0])[0] == "seed"
     with pytest.raises(InputError, match="most must be at least 1"):
         flow(explained(), most=0)
 
@@ -293,6 +298,7 @@ def test_a_matrix_of_zeros_says_so() -> None:
         (lambda: matrix(np.ones((0, 3))), r"got shape \(0, 3\)"),
         (lambda: matrix(np.full((2, 2), np.nan)), "all 4 entries of the matrix are missing"),
         (lambda: matrix([[np.inf, 1.0]]), "1 infinite"),
+        (lambda: matrix("abc"), "a matrix holds numbers, got str"),
         (lambda: matrix(np.ones((2, 1000))), "2 x 1000 is more than can be read"),
         (lambda: matrix(np.ones((2, 2)), ["a"]), "2 lines, but 1 names"),
     ],

@@ -89,6 +89,8 @@ def test_graphs_without_edges_and_without_relevance_are_drawn() -> None:
     ("call", "message"),
     [
         (lambda: graph([], []), "no nodes"),
+        (lambda: graph([("a", 1)], []), r"a node is \(layer, unit, relevance\), got \('a', 1\)"),
+        (lambda: graph([("a", 0, 1.0)], [(("a", 0), 1.0)]), "an edge is"),
         (lambda: graph([("a", 0, 1.0), ("a", 0, 2.0)], []), "unit 0 of layer 'a' is there twice"),
         (lambda: graph([("a", 0, np.nan)], []), "1 NaN"),
         (lambda: graph([("a", 0, 1.0)], [(("a", 0), ("b", 1), 1.0)]), r"\('b', 1\) is no node"),

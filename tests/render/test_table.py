@@ -87,6 +87,8 @@ def test_long_names_leave_room_for_the_picture(draw: Any) -> None:
         (lambda: waterfall(np.ones(3), output=float("nan")), "finite number, got nan"),
         (lambda: waterfall([1.0, np.nan]), "1 NaN"),
         (lambda: waterfall([]), "empty"),
+        (lambda: waterfall(np.ones(2), "ab"), "must be a list of names"),
+        (lambda: waterfall(np.ones(2), most=1.5), "a whole number; got 1.5"),
     ],
 )
 def test_bad_waterfalls(call: Any, message: str) -> None:

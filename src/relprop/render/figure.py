@@ -22,7 +22,7 @@ from relprop.extras import require
 from relprop.render.files import png_bytes, write_atomically
 from relprop.render.heatmap import as_photo, check_sizes, draw_contours, paint, paint_over, smooth_values
 from relprop.render.palette import DEFAULT, Colours, Palette, palette
-from relprop.render.scale import Map, Reduction, Scale, as_array, find_scale, is_signed, spatial
+from relprop.render.scale import Map, Reduction, Scale, as_array, check_count, find_scale, is_signed, spatial
 from relprop.render.text import visible
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -128,7 +128,7 @@ def grid(
     percentile: float = PERCENTILE,
     limit: float | None = None,
     smooth: float = 0.0,
-    contours: Sequence[float] = (),
+    contours: float | Sequence[float] = (),
     over: bool = False,
     opacity: float = 0.7,
     caption: str = "",
@@ -157,10 +157,12 @@ def grid(
     items = split(relevances)
     if not items:
         raise InputError("there are no maps to draw")
-    titles = [""] * len(items) if titles is None else list(titles)
+    titles = [""] * len(items) if titles is None else [titles] if isinstance(titles, str) else list(titles)
     if len(titles) != len(items):
         raise InputError(f"{len(items)} maps, but {len(titles)} titles")
     photos, each = _photos(photo, len(items))
+    if columns is not None:
+        check_count(columns, "columns")
     if over and photos is None:
         raise InputError("maps are drawn over a photograph: give photo=")
     values = [smooth_values(spatial(item, reduce), smooth) for item in items]

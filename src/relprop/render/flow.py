@@ -17,7 +17,7 @@ from relprop.render.explanation import target_text, tensors
 from relprop.render.figure import new_figure, write
 from relprop.render.palette import DEFAULT, Palette, palette
 from relprop.render.row import tick_texts
-from relprop.render.scale import as_array
+from relprop.render.scale import as_array, check_count
 from relprop.render.text import visible
 
 Row = tuple[str, float, float]
@@ -97,6 +97,8 @@ def flow(
     Returns:
         A matplotlib Figure.
     """
+    if not hasattr(explanation, "audit"):
+        raise InputError(f"the flow is drawn of an explanation, got {type(explanation).__name__}")
     if not explanation.audit.conserving:
         raise InputError(
             f"{explanation.plan.composite} is a gradient method: its maps are no relevance, which flows nowhere"
@@ -138,9 +140,15 @@ def flow(
 def audit_bars(audit: Any, *, title: str = "", colours: str | Palette = DEFAULT) -> Any:
     """The books of an explanation: the seed, and what it went to, each bar beginning where the last one ended.
 
+    Args:
+        audit: an explanation's, or the explanation.
+
     Returns:
         A matplotlib Figure.
     """
+    audit = getattr(audit, "audit", audit)
+    if not hasattr(audit, "conserving"):
+        raise InputError(f"give an audit or an explanation, got {type(audit).__name__}")
     if not audit.conserving:
         raise InputError("the audit is of a gradient method, which has no books to draw")
     entries = _books_rows(audit)
@@ -168,8 +176,7 @@ def _within(path: str, layer: str) -> bool:
 
 
 def _evenly(rows: list[Row], most: int) -> tuple[list[Row], str]:
-    if most < 1:
-        raise InputError(f"most must be at least 1, got {most}")
+    check_count(most, "most")
     if len(rows) <= most:
         return rows, ""
     chosen = np.linspace(0, len(rows) - 1, most).round().astype(int)

@@ -17,7 +17,7 @@ from relprop.errors import InputError
 from relprop.render.figure import bare, colour_bar, new_figure, write
 from relprop.render.palette import DEFAULT, Palette, palette
 from relprop.render.row import shorten
-from relprop.render.scale import as_array, find_scale
+from relprop.render.scale import as_array, check_count, find_scale
 
 Key = tuple[Hashable, Hashable]
 Node = tuple[Hashable, Hashable, float]
@@ -36,8 +36,7 @@ def strongest_paths(edges: Iterable[Edge], count: int = 10) -> list[Path]:
     Raises:
         InputError: for edges in a circle, or an amount that is not finite.
     """
-    if count < 1:
-        raise InputError(f"count must be at least 1, got {count}")
+    check_count(count, "count")
     onward = _outgoing(list(edges))
     best: dict[Key, list[Path]] = {}
     for unit in reversed(_sorted_down(onward)):
@@ -90,11 +89,11 @@ def graph(
         InputError: for no nodes, one that is there twice, an edge between units that are no nodes, within a layer
             or against the columns' order, or relevance that is not finite.
     """
+    nodes, edges = [_three(node, "a node") for node in nodes], [_three(edge, "an edge") for edge in edges]
     columns = _columns(nodes)
     relevance = {(layer, unit): float(amount) for layer, unit, amount in nodes}
     _check_edges(edges, relevance, list(columns))
-    if most < 1:
-        raise InputError(f"most must be at least 1, got {most}")
+    check_count(most, "most")
     found = strongest_paths(edges, paths) if edges else []
     on_path = {unit: i for i, (_, path) in reversed(list(enumerate(found))) for unit in path}
     places, notes = _place(columns, relevance, on_path, most)
@@ -128,6 +127,13 @@ def graph(
 
 
 # -- data --------------------------------------------------------------------------------------------------------------
+
+
+def _three(item: Any, what: str) -> Any:
+    if not isinstance(item, tuple) or len(item) != 3:
+        wanted = "(layer, unit, relevance)" if what == "a node" else "((layer, unit), (layer, unit), relevance)"
+        raise InputError(f"{what} is {wanted}, got {item!r}")
+    return item
 
 
 def _columns(nodes: Sequence[Node]) -> dict[Hashable, list[Key]]:

@@ -12,7 +12,7 @@ import torch
 
 from relprop.errors import InputError
 from relprop.render.palette import DEFAULT, Colours, Palette, palette
-from relprop.render.scale import Map, Reduction, as_array, find_scale, make_map
+from relprop.render.scale import Map, Reduction, as_array, check_opacity, check_smooth, find_scale, is_number, make_map
 
 Array = npt.NDArray[np.float64]
 
@@ -76,8 +76,7 @@ def smooth_values(values: Array, sigma: float) -> Array:
 
     At the border the kernel is mirrored, edge pixel included, which keeps the sum of the values.
     """
-    if not (math.isfinite(sigma) and sigma >= 0):
-        raise InputError(f"smooth must be a standard deviation >= 0 in pixels, got {sigma}")
+    check_smooth(sigma)
     if sigma == 0:
         return values
     radius = max(1, math.ceil(3 * sigma))
@@ -168,7 +167,7 @@ def overlay(
     fade: bool = True,
     grey: bool = True,
     smooth: float = 0.0,
-    contours: Sequence[float] = (),
+    contours: float | Sequence[float] = (),
     reduce: Reduction = "sum",
     colours: str | Palette = DEFAULT,
     percentile: float = 100.0,
@@ -184,7 +183,7 @@ def overlay(
             every pixel is covered alike.
         grey: the photograph without its colours, which could be taken for relevance.
         smooth: see `heatmap`.
-        contours: lines at these shares of the scale, as (-0.5, 0.5).
+        contours: lines at these shares of the scale, as (-0.5, 0.5), or at one.
 
     Returns:
         [H, W, 3] of uint8, the photograph's size.
@@ -202,12 +201,11 @@ def paint_over(
     opacity: float = 0.7,
     fade: bool = True,
     grey: bool = True,
-    contours: Sequence[float] = (),
+    contours: float | Sequence[float] = (),
     colours: str | Palette = DEFAULT,
 ) -> Colours:
     """`overlay` for a map that has its scale already."""
-    if not 0 <= opacity <= 1:
-        raise InputError(f"opacity must lie between 0 and 1, got {opacity}")
+    check_opacity(opacity)
     ground = as_photo(photo)
     check_sizes(drawn.values.shape, ground.shape)
     values = enlarge(drawn.normalised, (ground.shape[0], ground.shape[1]), "bilinear")
@@ -235,16 +233,16 @@ def contour_mask(values: Array, level: float) -> npt.NDArray[np.bool_]:
 
 
 def draw_contours(
-    painted: Colours, values: Array, levels: Sequence[float], colours: str | Palette = DEFAULT
+    painted: Colours, values: Array, levels: float | Sequence[float], colours: str | Palette = DEFAULT
 ) -> Colours:
     """Lines at shares of the scale, in the full colour of their sign.
 
     Shapes: painted [H, W, 3], values [H, W].
     """
     result = painted.copy()
-    for level in levels:
-        if not (-1 <= level <= 1) or level == 0:
-            raise InputError(f"a contour is a share of the scale, from -1 to 1 and not 0; got {level}")
+    for level in np.atleast_1d(levels).tolist():
+        if not is_number(level) or not -1 <= level <= 1 or level == 0:
+            raise InputError(f"a contour is a share of the scale, from -1 to 1 and not 0; got {level!r}")
         colour = palette(colours)(np.array(math.copysign(1.0, level)))
         result[contour_mask(values, level)] = colour
     return result

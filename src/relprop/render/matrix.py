@@ -13,7 +13,7 @@ from relprop.errors import InputError
 from relprop.render.explanation import tensors
 from relprop.render.figure import colour_bar, new_figure, write
 from relprop.render.palette import DEFAULT, Palette, palette
-from relprop.render.row import shorten, tick_texts
+from relprop.render.row import on_cpu, shorten, tick_texts
 from relprop.render.scale import as_array, find_scale
 from relprop.render.text import visible
 
@@ -163,7 +163,10 @@ def matrix(
     Returns:
         A matplotlib Figure.
     """
-    given = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=np.float64)
+    try:
+        given = np.asarray(on_cpu(values), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a matrix holds numbers, got {type(values).__name__}") from error
     missing = np.isnan(given)
     if given.ndim != 2 or not given.size:
         raise InputError(f"a matrix has lines and columns; got shape {given.shape}")

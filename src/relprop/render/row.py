@@ -16,7 +16,7 @@ import numpy.typing as npt
 from relprop.errors import InputError
 from relprop.render.figure import new_figure, write
 from relprop.render.palette import DEFAULT, Palette, palette
-from relprop.render.scale import as_array, find_scale
+from relprop.render.scale import as_array, check_count, find_scale
 from relprop.render.text import visible
 
 Array = npt.NDArray[np.float64]
@@ -129,6 +129,8 @@ def _one_row(relevance: Any, names: Sequence[str] | None, values: Any, what: str
 
 
 def labels_of(names: Sequence[str] | None, count: int) -> list[str]:
+    if isinstance(names, str):
+        raise InputError(f"names must be a list of names, got the text {names!r}")
     labels = [f"feature {i}" for i in range(count)] if names is None else [shorten(str(name)) for name in names]
     if len(labels) != count:
         raise InputError(f"{count} features, but {len(labels)} names")
@@ -162,8 +164,7 @@ def _strongest(row: Array, labels: Sequence[str], most: int) -> tuple[list[float
 
 def by_strength(table: Array, most: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """The columns of most mean strength, the strongest first, and the others."""
-    if most < 1:
-        raise InputError(f"most must be at least 1, got {most}")
+    check_count(most, "most")
     order = np.argsort(-np.abs(table).mean(0), kind="stable")
     return order[:most], order[most:]
 

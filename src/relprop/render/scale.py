@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -128,10 +129,34 @@ def check_options(reduce: str = "sum", percentile: float = 100.0, smooth: float 
     """
     if reduce not in REDUCTIONS:
         raise InputError(f"unknown reduction {reduce!r}; there are {', '.join(REDUCTIONS)}")
-    if not 0 < percentile <= 100:
-        raise InputError(f"percentile must be above 0 and at most 100, got {percentile}")
-    if not (math.isfinite(smooth) and smooth >= 0):
-        raise InputError(f"smooth must be a standard deviation >= 0 in pixels, got {smooth}")
+    check_percentile(percentile)
+    check_smooth(smooth)
+
+
+def is_number(value: Any) -> bool:
+    """A real, finite number; no truth value."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_percentile(percentile: Any) -> None:
+    if not (is_number(percentile) and 0 < percentile <= 100):
+        raise InputError(f"percentile must be above 0 and at most 100, got {percentile!r}")
+
+
+def check_smooth(smooth: Any) -> None:
+    if not (is_number(smooth) and smooth >= 0):
+        raise InputError(f"smooth must be a standard deviation >= 0 in pixels, got {smooth!r}")
+
+
+def check_opacity(opacity: Any) -> None:
+    if not (is_number(opacity) and 0 <= opacity <= 1):
+        raise InputError(f"opacity must lie between 0 and 1, got {opacity!r}")
+
+
+def check_count(count: Any, what: str) -> None:
+    """Whether it is a whole number from 1."""
+    if not isinstance(count, numbers.Integral) or isinstance(count, bool) or count < 1:
+        raise InputError(f"{what} must be at least 1, a whole number; got {count!r}")
 
 
 def find_scale(
@@ -153,12 +178,11 @@ def find_scale(
     strengths = np.concatenate([np.abs(array).ravel() for array in arrays])
     largest = float(strengths.max())
     if limit is not None:
-        if not (math.isfinite(limit) and limit > 0):
-            raise InputError(f"the limit of a scale must be positive and finite, got {limit}")
+        if not (is_number(limit) and limit > 0):
+            raise InputError(f"the limit of a scale must be positive and finite, got {limit!r}")
         chosen = float(limit)
     else:
-        if not 0 < percentile <= 100:
-            raise InputError(f"percentile must be above 0 and at most 100, got {percentile}")
+        check_percentile(percentile)
         chosen = largest if percentile == 100 else float(np.percentile(strengths, percentile))
         if chosen == 0:  # more zeros than the percentile: clip at the strongest, or nothing would be left to see
             chosen = largest

@@ -276,6 +276,19 @@ def test_the_last_token() -> None:
     assert not found[:, :-1].any()
 
 
+def test_a_language_model_says_this_rather_than_that() -> None:
+    pytest.importorskip("transformers", reason="language models come from transformers")
+    from tests.text import tiny
+
+    model, ids = tiny.gpt2().double(), torch.tensor([[5, 9, 2, 7]])
+    lrp = rp.LRP(model, rp.AttnLRP())
+    found = lrp.explain(ids, target=Difference(11, 3, dim=-1, at=-1))
+    expected = lrp.explain(ids, target=lambda out: out.logits[:, -1, 11] - out.logits[:, -1, 3])
+    assert_close(found.relevance, expected.relevance, 1e-9)
+    logits = model(ids).logits.detach()
+    assert found.audit.seed == pytest.approx((logits[0, -1, 11] - logits[0, -1, 3]).item())
+
+
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 
@@ -319,5 +332,7 @@ def test_clrp_refuses() -> None:
     lrp = rp.LRP(Shared(), rp.ZPlus())
     with pytest.raises(rp.InputError, match='dual must be "uniform"'):
         clrp(lrp, X, target=0, dual="all")  # type: ignore[arg-type]
+    with pytest.raises(rp.InputError, match="takes no targets or a list of conditions"):
+        clrp(lrp, X, targets=[0, 1], conditions=[{"out": 0}])
     with pytest.raises(rp.InputError, match="the dual's relevance of sample 0 sums to 0"):
         clrp(lrp, X, target=0, dual="negated")  # no weight speaks against

@@ -203,6 +203,7 @@ def test_bad_bases(make: Any, message: str) -> None:
         (STFT(200), torch.randn(1, 2, 64, dtype=F64), "too short"),
         (DFT(), torch.arange(64)[None, None], "got torch.int64"),
         (DFT(), torch.randn(64, dtype=F64), "an axis of samples"),
+        (DFT(), torch.randn(1, 2, 64).half(), "not found in torch.float16"),
     ],
 )
 def test_bad_inputs(basis: Basis, x: Tensor, message: str) -> None:

@@ -259,6 +259,10 @@ def test_bad_input(made: Walks) -> None:
     ]:
         with pytest.raises(rp.InputError, match=message):
             walk_relevance(lrp, given, adjacency(), target=0, **options)
+    large, each = torch.zeros(9000, 3, dtype=F64), torch.arange(9000)
+    alone = torch.sparse_coo_tensor(torch.stack([each, each]), torch.ones(9000, dtype=F64), check_invariants=True)
+    with pytest.raises(rp.InputError, match=r"9000 nodes of up to 4 features would take \d+ GiB \(at most 4\)"):
+        walk_relevance(lrp, large, alone, layers=layers, target=0)
     with pytest.raises(rp.InputError, match="a walk visits 4 nodes"):
         made.relevance((0, 1))
     with pytest.raises(rp.InputError, match="node 9 is not there: the graph has 5 nodes"):

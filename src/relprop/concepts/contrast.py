@@ -10,7 +10,7 @@ Notation: `z_n` the outputs (logits, where the model ends with a softmax that is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -208,6 +208,11 @@ def clrp(
     """
     if dual not in ("uniform", "logits", "negated"):
         raise InputError(f'dual must be "uniform", "logits" or "negated", got {dual!r}')
+    several: list[str] = [k for k in ("targets", "seed") if k in kwargs]
+    if "conditions" in kwargs and not isinstance(kwargs["conditions"], Mapping):
+        several.append("a list of conditions")
+    if several:
+        raise InputError(f"clrp explains one target with seeds of its own: it takes no {' or '.join(several)}")
     own = Magnitude(target, dim=dim, at=at)
     if dual == "negated":
         one = lrp.explain(*args, target=own, **kwargs)

@@ -237,6 +237,8 @@ def explain_in(basis: Basis, lrp: LRP, x: Tensor, *args: Any, **options: Any) ->
     if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()) or x.ndim < 2:
         seen = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"a basis is for a floating input with an axis of samples, got {seen}")
+    if x.dtype in (torch.float16, torch.bfloat16):
+        raise InputError(f"a basis is not found in {x.dtype}: explain in float32 (model.float(), x.float())")
     kwargs = {k: v for k, v in options.items() if k not in _OPTIONS}
     composite, _ = lrp._pick((x, *args), kwargs)
     if composite.carries() != "nowhere" and bool((x == 0).any()):

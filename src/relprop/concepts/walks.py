@@ -32,6 +32,7 @@ from relprop.errors import InputError
 from relprop.explain import LRP, Audit
 
 _MOST = 200_000  # walks that are enumerated
+_BYTES = 4 * 2**30  # of the blocks together
 
 
 class Walk(NamedTuple):
@@ -287,16 +288,17 @@ def walk_relevance(
     whole = inner.explain(x, target=target, layers=layers)
     size = x.shape[-2]
     tensors = [_features(whole.activations, name, size, x.ndim) for name in layers]
+    _check_memory(tensors)
     blocks: list[Tensor] = []
     for below, name, values in zip((None, *layers), layers, tensors, strict=False):
         blocks.append(_block(inner, x, below, name, values, batch))
-    return Walks(
-        nodes=_nodes(whole.relevance).sum(-1),
+    return Walks(  # what follows are many small steps: not for an accelerator
+        nodes=_nodes(whole.relevance).sum(-1).cpu(),
         layers=layers,
         audit=whole.audit,
-        first=blocks[0],
-        blocks=blocks[1:],
-        top=_nodes(whole.gradients[layers[-1]]),
+        first=blocks[0].cpu(),
+        blocks=[b.cpu() for b in blocks[1:]],
+        top=_nodes(whole.gradients[layers[-1]]).cpu(),
     )
 
 
@@ -311,6 +313,17 @@ def _features(found: Any, name: str, size: int, axes: int) -> Tensor:
             f"({'[n, D]' if axes == 2 else '[1, n, D]'})"
         )
     return values
+
+
+def _check_memory(tensors: Sequence[Tensor]) -> None:
+    sizes = [t.shape[-2] * t.shape[-1] for t in tensors]
+    needed = sum(a * b for a, b in zip([tensors[0].shape[-2], *sizes], sizes, strict=False)) * tensors[0].element_size()
+    if needed > _BYTES:
+        raise InputError(
+            f"the blocks between {tensors[0].shape[-2]} nodes of up to {max(t.shape[-1] for t in tensors)} features "
+            f"would take {needed / 2**30:.0f} GiB (at most {_BYTES / 2**30:.0f}): give a part of the graph, such as "
+            "the nodes within reach of the one that is explained"
+        )
 
 
 def _nodes(values: Tensor) -> Tensor:

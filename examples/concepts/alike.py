@@ -2,8 +2,8 @@
 Why these two are alike
 =======================
 
-BiLRP explains a similarity by pairs: this part of the one, together with that part of the
-other. It wants no more than the model that makes the vectors.
+BiLRP explains a similarity by pairs: this part of the one, together with that part of the other.
+It wants no more than the model that makes the vectors.
 """
 
 import numpy as np

@@ -2,9 +2,9 @@
 Trained away from an artefact
 =============================
 
-Relevance can stand in a loss. A network learns digits of which every odd one has a bright corner: it looks
-at the corner, and fails where the corners are dealt at random. A penalty on the relevance of the corner
-makes it look at the digit.
+Relevance can stand in a loss. A network learns digits of which every odd one has a bright
+corner: it looks at the corner, and fails where the corners are dealt at random. A penalty on the
+relevance of the corner makes it look at the digit.
 """
 
 import torch
@@ -35,23 +35,25 @@ dealt = with_corner(x[test], torch.randint(0, 2, (len(test),), generator=generat
 # %%
 # Two losses
 # ----------
-# ``create_graph=True`` gives relevance, and the network's output, that can be differentiated. The penalty is
-# the share of the absolute relevance that stands on the corner; the output is one logit, so that relevance
-# of either sign speaks for or against "odd".
+# ``create_graph=True`` gives relevance, and the network's output, that can be differentiated.
+# The penalty is the share of the absolute relevance that stands on the corner; the output is one
+# logit, so that relevance of either sign speaks for or against "odd".
 
 
 def trained(penalty):
     torch.manual_seed(1)
     model = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3), nn.ReLU(),
-        nn.Flatten(), nn.Linear(128, 1), nn.Flatten(0),
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 1), nn.Flatten(0),
     )  # fmt: skip
     lrp = rp.LRP(model, rp.Epsilon(1e-2))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
     for _ in range(12):
         for rows in torch.randperm(len(train)).split(100):
             e = lrp.explain(planted[rows], create_graph=True)
-            loss = nn.functional.binary_cross_entropy_with_logits(e.output, odd[train][rows].float())
+            loss = nn.functional.binary_cross_entropy_with_logits(
+                e.output, odd[train][rows].float()
+            )
             share = e.relevance[:, :, :2, :2].abs().sum() / e.relevance.abs().sum()
             optimizer.zero_grad()
             (loss + penalty * share).backward()
@@ -67,7 +69,8 @@ def accuracy(model, images):
 models = {"without the penalty": trained(0.0), "with the penalty": trained(3.0)}
 for name, model in models.items():
     tidy = accuracy(model, with_corner(x[test], odd[test]))
-    print(f"{name:<20} corners as in training {tidy:.1%}, corners at random {accuracy(model, dealt):.1%}")
+    mixed = accuracy(model, dealt)
+    print(f"{name:<20} corners as in training {tidy:.1%}, corners at random {mixed:.1%}")
 
 # %%
 # Where they look

@@ -58,6 +58,13 @@ def test_clipping_is_written_below() -> None:
     assert "clipped" not in texts(grid([values], percentile=100))
 
 
+def test_what_was_done_to_the_relevance_is_written_below() -> None:
+    written = texts(grid([np.eye(4)], reduce="norm", smooth=1.5, contours=(0.5, -0.25)))
+    assert "norm over channels · smoothed by 1.5 pixels · lines at +0.5, -0.25 of the scale" in written
+    assert "lines at +0.5 of the scale" in texts(grid([np.eye(4)], contours=0.5))
+    assert "·" not in texts(grid([np.eye(4)]))
+
+
 def test_a_map_of_zeros_says_so_and_its_neighbours_stand() -> None:
     for shared in (False, True):
         figure = grid([np.zeros((4, 4)), np.eye(4)], shared_scale=shared)

@@ -20,7 +20,15 @@ import numpy as np
 from relprop.errors import InputError
 from relprop.extras import require
 from relprop.render.files import png_bytes, write_atomically
-from relprop.render.heatmap import as_photo, check_sizes, draw_contours, paint, paint_over, smooth_values
+from relprop.render.heatmap import (
+    as_photo,
+    check_sizes,
+    contour_levels,
+    draw_contours,
+    paint,
+    paint_over,
+    smooth_values,
+)
 from relprop.render.palette import DEFAULT, Colours, Palette, palette
 from relprop.render.scale import Map, Reduction, Scale, as_array, check_count, find_scale, is_signed, spatial
 from relprop.render.text import visible
@@ -175,6 +183,7 @@ def grid(
         scales = [find_scale(v, signed=signed, percentile=percentile, limit=limit) for v in values]
     maps = [Map(v, s, t) for v, s, t in zip(values, scales, titles, strict=True)]
 
+    done = _done(reduce, smooth, contours)
     panels: list[tuple[Map | None, Colours, str, str]] = []
     for i, drawn in enumerate(maps):
         ground = None if photos is None else photos[i if each else 0]
@@ -188,7 +197,7 @@ def grid(
             picture = paint(drawn, colours)
             if contours and not drawn.scale.empty:
                 picture = draw_contours(picture, drawn.normalised, contours, colours)
-        panels.append((drawn, picture, drawn.title, _caption(drawn)))
+        panels.append((drawn, picture, drawn.title, "\n".join([_caption(drawn), *done])))
 
     if columns is None:
         columns = 2 if each else _columns(len(panels))
@@ -232,6 +241,16 @@ def _caption(drawn: Map) -> str:
         share = 100 * drawn.scale.clipped / drawn.scale.count
         text += f"\n{share:.2g} % clipped, strongest {drawn.scale.largest:.2g}"
     return text
+
+
+def _done(reduce: str, smooth: float, contours: float | Sequence[float]) -> list[str]:
+    """What was done to the relevance that a reader cannot see."""
+    said = {"positive": "positive part", "negative": "negative part", "abs": "strength", "norm": "norm over channels"}
+    parts = [said[reduce]] if reduce in said else []
+    parts += [f"smoothed by {smooth:g} pixels"] if smooth else []
+    levels = contour_levels(contours)
+    parts += [f"lines at {', '.join(f'{level:+g}' for level in levels)} of the scale"] if levels else []
+    return [" · ".join(parts)] if parts else []
 
 
 def check_path(path: str | Path) -> Path:

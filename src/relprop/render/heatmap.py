@@ -240,9 +240,16 @@ def draw_contours(
     Shapes: painted [H, W, 3], values [H, W].
     """
     result = painted.copy()
-    for level in np.atleast_1d(levels).tolist():
-        if not is_number(level) or not -1 <= level <= 1 or level == 0:
-            raise InputError(f"a contour is a share of the scale, from -1 to 1 and not 0; got {level!r}")
+    for level in contour_levels(levels):
         colour = palette(colours)(np.array(math.copysign(1.0, level)))
         result[contour_mask(values, level)] = colour
     return result
+
+
+def contour_levels(levels: float | Sequence[float]) -> list[float]:
+    """The shares of the scale at which lines are drawn, checked."""
+    found = np.atleast_1d(levels).tolist()
+    for level in found:
+        if not is_number(level) or not -1 <= level <= 1 or level == 0:
+            raise InputError(f"a contour is a share of the scale, from -1 to 1 and not 0; got {level!r}")
+    return found

@@ -51,6 +51,8 @@ def matrix(found: Any) -> Any:
     down = [_label(word.text) for word in found.answer_words[:rows]]
     axes.set_xticks(range(len(kept)), across, rotation=90, fontsize=_SIZE - 2, parse_math=False)
     axes.set_yticks(range(rows), down, fontsize=_SIZE - 2, parse_math=False)
+    prompt = sum(found.words[i].start < found.start for i in kept)
+    axes.axvline(prompt - 0.5, color="#555555", linewidth=0.8)  # to its right are the words of the answer
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     notes = [f"the {len(kept)} strongest of {len(found.words)} words"] if len(kept) < len(found.words) - 1 else []

@@ -83,7 +83,7 @@ TABLES = {
     "selected after pca": make_pipeline(beside(StandardScaler(), OneHotEncoder()), PCA(5), SelectKBest(k=3)),
     "selected": make_pipeline(beside(StandardScaler(), OneHotEncoder()), SelectKBest(k=4), MaxAbsScaler()),
     "weighed": beside(
-        Pipeline([("scale", StandardScaler()), ("pca", PCA(2))]),
+        Pipeline([("scale", StandardScaler()), ("pca", PCA(2)), ("again", MinMaxScaler((1, 2)))]),
         OneHotEncoder(),
         transformer_weights={"numbers": 0.3, "words": 2.0},
     ),
@@ -99,7 +99,11 @@ TABLES = {
         ]
     ),
     "by labels": ColumnTransformer(
-        [("words", OneHotEncoder(), ["city", "size"]), ("from", StandardScaler(), slice("visits", None))]
+        [
+            ("words", OneHotEncoder(), ["city", "size"]),
+            ("from", StandardScaler(), slice("visits", None)),
+            ("to", MinMaxScaler(), slice("income", "income")),
+        ]
     ),
     "one column twice": ColumnTransformer(
         [("words", OneHotEncoder(), WORDS), ("a", StandardScaler(), ["age"]), ("b", SplineTransformer(), ["age"])]

@@ -37,6 +37,8 @@ from relprop.render import (
     waterfall,
 )
 from relprop.render.palette import NAMES, oklab_from_srgb, palette
+from relprop.text import GenerationExplanation, TextExplanation
+from relprop.text.pieces import Token
 
 FOLDER = Path(__file__).parent / "golden"
 
@@ -117,6 +119,24 @@ def _graph() -> tuple[list[Any], list[Any]]:
     return nodes, edges
 
 
+def _tokens(text: str) -> list[Token]:
+    parts = text.split(" ")
+    return [Token(i, part, (" " if i else "") + part, part.startswith("[")) for i, part in enumerate(parts)]
+
+
+def _text() -> TextExplanation:
+    tokens = _tokens("[CLS] The café on the $5 corner was not bad at all, and the soup was <b>excellent</b>. [SEP]")
+    return TextExplanation(tokens, torch.sin(torch.arange(len(tokens)) * 1.3), 2.5, "positive")
+
+
+def _answer() -> GenerationExplanation:
+    tokens = _tokens("Germany borders France, whose capital is called Paris, the largest city.")
+    start, rows = 7, len(tokens) - 7
+    matrix = torch.sin(torch.arange(rows * len(tokens)) * 0.7).reshape(rows, -1).tril(start - 1)
+    ones = torch.ones(rows)
+    return GenerationExplanation(tokens, start, matrix, ones, ones, [_explained().audit] * rows)
+
+
 CASES: dict[str, Callable[[], np.ndarray]] = {
     "palettes": _palettes,
     "heatmap": lambda: heatmap(scene()[1]),
@@ -142,6 +162,8 @@ CASES: dict[str, Callable[[], np.ndarray]] = {
     ),
     "figure_beeswarm": lambda: pixels(beeswarm(_table(90)[0], values=_table(90)[1], most=6, title="many rows")),
     "figure_heat_table": lambda: pixels(heat_table(_table(60)[0], most=8, order="similar", title="many rows")),
+    "figure_text": lambda: pixels(_text()._figure()),
+    "figure_text_answer": lambda: pixels(_answer()._figure()),
     "figure_flow": lambda: pixels(flow(_explained(), books={0: {"bias": 0.2, "excess": -0.1}, 3: {"bias": -0.3}})),
     "figure_audit": lambda: pixels(audit_bars(_explained().audit, title="the books")),
     "figure_heads": lambda: pixels(

@@ -19,7 +19,7 @@ from relprop.explain.inputs import check_finite, detached, outside_inference
 from relprop.explain.seed import Seed
 from relprop.numerics import dot, nonzero, numbers
 from relprop.record import Captures, Leaf, Ledger, Recorder
-from relprop.record.tape import Taped
+from relprop.record.tape import Tape
 from relprop.record.tensors import tensors
 from relprop.units import Rows, Units
 
@@ -54,10 +54,10 @@ def propagate(
         layers=_layers(captures, shown, read) | (captures.weights.found if captures.weights is not None else {}),
         leaves={leaf.name: r for leaf, r, other in zip(recorder.leaves, relevance, further, strict=True) if other},
         inputs=forward.args[0] if len(forward.args) == 1 and not forward.kwargs else (forward.args, forward.kwargs),
-        activations=_layers(captures, shown, {i: recorder.values(t) for i, t in wanted.items()}, merge=_last),
+        activations=_layers(captures, shown, {i: recorder.graph.values(t) for i, t in wanted.items()}, merge=_last),
         gradients=_layers(captures, shown, grads, merge=_last),
         reached=dict(captures.reached),
-        at_output=(recorder.values(seed.tensor), seed.g),
+        at_output=(recorder.graph.values(seed.tensor), seed.g),
     )
 
 
@@ -102,7 +102,7 @@ def _write_around(recorder: Recorder, front: Front, seed: Seed) -> None:
 
 
 def _standing(recorder: Recorder, tensor: Tensor) -> Tensor:
-    values = recorder.values(tensor)
+    values = recorder.graph.values(tensor)
     return values if recorder.carry == "nowhere" else nonzero(values)
 
 
@@ -118,8 +118,8 @@ def _gradients(recorder: Recorder, front: Front, wanted: Sequence[Tensor], keep:
     """
     if not front or not wanted:
         return [None] * len(wanted)
-    if isinstance(recorder, Taped):
-        return recorder.gradients(front, wanted)
+    if isinstance(recorder.graph, Tape):
+        return recorder.graph.gradients(front, wanted)
     with outside_inference():
         if not (recorder.checkpointed or recorder.reentrant):
             return _engine(front, wanted, keep)
@@ -162,7 +162,7 @@ def _reentrant(recorder: Recorder, front: Front, wanted: Sequence[Tensor], keep:
 
 def _read(recorder: Recorder, tensor: Tensor, g: Tensor | None) -> Tensor:
     """From a modified gradient to what the composite's map shows."""
-    values = recorder.values(tensor)
+    values = recorder.graph.values(tensor)
     if g is None:
         return torch.zeros_like(values)
     if recorder.composite.reading == "gradient":

@@ -19,7 +19,7 @@ from relprop.record import Captures, Recorder, Weights, nearest, place
 from relprop.record.coverage import Unknown, walk
 from relprop.record.nodes import NODES
 from relprop.record.scope import SCRIPTED
-from relprop.record.tape import Taped
+from relprop.record.tape import Tape
 from relprop.selectors import Name
 from relprop.units import Units
 
@@ -126,10 +126,8 @@ def record(
     carry = "everywhere" if request.explicit else None
     many = len(request.targets) * len(request.conditions) > 1
     captures = request.captures(model)
-    made: type[Recorder] = Recorder
-    if request.create_graph:
-        made, store, many = Taped, None, False
-    recorder = made(model, composite, carry=carry, captures=captures, totals=totals, store=store, many=many)
+    more: dict[str, Any] = {"graph": Tape} if request.create_graph else {"store": store, "many": many}
+    recorder = Recorder(model, composite, carry=carry, captures=captures, totals=totals, **more)
 
     def chosen(output: Any) -> list[Any]:
         if request.start is not None:
@@ -142,7 +140,7 @@ def record(
         with outside_inference():
             explained = output if request.start is None else start(recorder, request.start)
             forward.seeds = tuple(
-                make_seed(explained, target, request.seed, lambda t: _head(recorder, t), value, recorder.values)
+                make_seed(explained, target, request.seed, lambda t: _head(recorder, t), value, recorder.graph.values)
                 for target, value in zip(request.targets, selected, strict=True)
             )
         _judge(model, forward, request.lenient)
@@ -155,10 +153,10 @@ def record(
 def _judge(model: nn.Module, forward: Forward, lenient: bool) -> None:
     """Every seed must depend on the input, through operations that have rules."""
     for seed in forward.seeds:
-        if not forward.recorder.depends(seed.tensor):
+        if not forward.recorder.graph.depends(seed.tensor):
             check_finite(forward.args, forward.kwargs)
             raise NoPathError(_no_path(forward.recorder))
-    if isinstance(forward.recorder, Taped):
+    if isinstance(forward.recorder.graph, Tape):
         return  # its graph is the model's own; the rules' was judged before
     found, forward.nodes = walk([seed.tensor for seed in forward.seeds])
     if found and not lenient:

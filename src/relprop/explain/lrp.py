@@ -205,7 +205,7 @@ class LRP:
         if key not in self._totals:
             recorder = Recorder(self.model, composite, totals=dict.fromkeys(census.counted, 0))
             run(self.model, recorder, args, kwargs)
-            self._totals[key] = dict(recorder.positions.counts)
+            self._totals[key] = dict(recorder.sites.positions.counts)
         return self._totals[key]
 
 

@@ -33,11 +33,16 @@ class SeenCall:
 
     def depends(self, value: Any) -> bool:
         """Whether the value depends on the input."""
-        return isinstance(value, torch.Tensor) and self._recorder.depends(value)
+        return isinstance(value, torch.Tensor) and self._recorder.graph.depends(value)
 
     def constant(self, tensor: Tensor) -> Tensor:
         """The values of a tensor, through which no relevance passes."""
-        return self._recorder.constant(tensor)
+        return self._recorder.graph.constant(tensor)
+
+    @property
+    def path(self) -> str:
+        """The running module's."""
+        return self._recorder.scope.paths[0]
 
     def module(self) -> Any:
         """The innermost running module."""

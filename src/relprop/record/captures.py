@@ -73,7 +73,7 @@ class Captures:
         """The recorder of this forward, and what it knows."""
         self._facts, self._leaves, self._ledger = recorder.facts, recorder.leaves, recorder.ledger
         self._carry = recorder.carry != "nowhere"
-        self._depends, self._begin, self._link = (weakly(m) for m in (recorder.depends, recorder.begin, recorder.link))
+        self._graph = recorder.graph
 
     def names(self, place: Place) -> list[str]:
         """The names of what was captured at a place, in the order of execution."""
@@ -108,7 +108,7 @@ class Captures:
         return None
 
     def _part(self, at: _At, run: Run, value: Tensor) -> Tensor | None:
-        if not self._depends(value):
+        if not self._graph.depends(value):
             return None
         part: list[Tensor] = []
         run.append(part)
@@ -124,14 +124,14 @@ class Captures:
             kept = value
             if at.kind == "input":  # others may read the same tensor
                 kept = value.clone()
-                self._link(value, kept)
+                self._graph.link(value, kept)
             mark_written(kept)
             if at.among(self._ends):
-                kept = self._begin(kept)
+                kept = self._graph.begin(kept)
                 self._leaves.end(at.names[0], kept)
             onward = kept.clone()
             selected = at.among(self._selected)
-            self._link(kept, onward, partial(weakly(self.change), at.names, kept.detach()) if selected else None)
+            self._graph.link(kept, onward, partial(weakly(self.change), at.names, kept.detach()) if selected else None)
         mark_written(onward)
         self._facts.move(value, onward)
         fact = self._facts.get(onward)

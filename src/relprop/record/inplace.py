@@ -44,7 +44,7 @@ def _positional(call: SeenCall) -> bool:
 def inplace(rec: Recorder, call: SeenCall, entry: Any) -> Any:
     """In-place calls keep their meaning: computed as any other, then written into the target."""
     target = call.args[0] if call.args else call.kwargs["input"]
-    if not rec.depends(target) or entry.name in WRITERS or entry.name in _PLACERS:
+    if not rec.graph.depends(target) or entry.name in WRITERS or entry.name in _PLACERS:
         return _write_natively(rec, call, entry, target)
     kwargs = {k: v for k, v in call.kwargs.items() if k != "inplace"}
     args = call.args
@@ -53,7 +53,7 @@ def inplace(rec: Recorder, call: SeenCall, entry: Any) -> Any:
     func = out_of_place(call.func)
     outer = SeenCall(rec, func, entry.name, args, kwargs)
     parsed = rec.parse(entry, outer)
-    if rec.in_place and _runs_natively(rec, parsed, outer) and not (target._is_view() and _books(parsed)):
+    if rec.graph.in_place and _runs_natively(rec, parsed, outer) and not (target._is_view() and _books(parsed)):
         if entry.name == "relu" and _absorb(rec, target, parsed, call):
             return target
         rec.boxes.before_write(target)
@@ -76,7 +76,7 @@ def _absorb(rec: Recorder, target: Tensor, parsed: Any, call: SeenCall) -> bool:
     step = rec.only_reader(target)
     if step is None:
         return False
-    rec.decide(parsed, call.name, rec.seen((target,), {}))
+    rec.sites.decide(parsed, call.name, rec.seen((target,), {}))
     with torch.no_grad():
         call.run()
     step.op.rectified = True
@@ -86,7 +86,7 @@ def _absorb(rec: Recorder, target: Tensor, parsed: Any, call: SeenCall) -> bool:
 
 def _runs_natively(rec: Recorder, parsed: Op | Native | Expansion, call: SeenCall) -> bool:
     """A call that torch itrec may carry out in place: an activation of degree one, a signed sum, a factor."""
-    if rec.carrying(rec.seen(call.args, call.kwargs)):
+    if rec.sites.carrying(rec.seen(call.args, call.kwargs)):
         return False
     if isinstance(parsed, Native):
         return parsed.run is None
@@ -95,8 +95,8 @@ def _runs_natively(rec: Recorder, parsed: Op | Native | Expansion, call: SeenCal
             return False  # its result may have to be handed on as another tensor
         if isinstance(parsed, Elementwise) and not parsed.degree_one:
             return False
-        site = rec.site(parsed.kind, getattr(parsed, "name", "add"), parsed.family, count=False)
-        for inner in rec.positions.counted:
+        site = rec.sites.here(parsed.kind, getattr(parsed, "name", "add"), parsed.family, count=False)
+        for inner in rec.sites.positions.counted:
             if inner.matches(site):
                 return False
         return rec.composite.decide(site).rule.native(parsed) is as_is
@@ -111,28 +111,29 @@ def _books(parsed: Op | Native | Expansion) -> bool:
 
 
 def write(rec: Recorder, target: Tensor, result: Any) -> Any:
-    rec.before_write(target)
+    rec.boxes.before_write(target)
+    rec.graph.before_write(target, rec.scope.paths[0])
     fact, seen = rec.facts.get(result), rec.facts.seen(result)
     target.copy_(result)
     mark_written(target)
-    rec.written(target, result)
+    rec.graph.written(target, result)
     rec.facts.put(target, fact)
     rec.facts.mark_seen(target, seen)
     return target
 
 
 def _write_natively(rec: Recorder, call: SeenCall, entry: Any, target: Tensor) -> Any:
-    if rec.in_place:
+    if rec.graph.in_place:
         rec.boxes.before_write(target)
     seen = rec.seen(call.args, call.kwargs)
     parsed = entry.parse(call)
     share = parsed.share if isinstance(parsed, Native) else None
-    if not rec.in_place:
-        write(rec, target, rec.placed(call, target, share))
+    if not rec.graph.in_place:
+        write(rec, target, rec.graph.placed(call, target, share))
         rec.facts.put(target, None)
         rec.facts.mark_seen(target, seen)
         return target
-    if share is not None and target._is_view() and rec.depends(target):
+    if share is not None and target._is_view() and rec.graph.depends(target):
         whole = target.clone()  # a hook on a written view would be lost to who reads its base
         call.func(*(whole if a is target else a for a in call.args), **call.kwargs)
         mark(whole, (call.args, call.kwargs), rec.ledger, share)

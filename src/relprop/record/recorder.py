@@ -24,42 +24,23 @@ from relprop.record.call import SeenCall
 from relprop.record.captures import Captures
 from relprop.record.checkpoints import REENTRANT, in_reentrant_checkpoint
 from relprop.record.facts import Facts
+from relprop.record.graph import Graph
 from relprop.record.inplace import inplace, is_inplace, write
 from relprop.record.leaves import Leaves
-from relprop.record.marks import mark, own
+from relprop.record.marks import mark
+from relprop.record.producer import Producer
 from relprop.record.residual import residual
 from relprop.record.saved import Boxes
 from relprop.record.scope import ModuleScope
-from relprop.record.step import Step, Visit
+from relprop.record.sites import Sites
+from relprop.record.step import Visit
 from relprop.record.tensors import tensors
 from relprop.record.weakly import weakly
 from relprop.rules import Identity, Signed
 from relprop.rules.base import as_is
-from relprop.selectors import Positions
 from relprop.site import Site
 
 _HEADS = ("softmax", "log_softmax", "sigmoid", "expit", "logsigmoid")
-
-
-class Producer:
-    """The linear map that made a tensor, for a batch norm that follows."""
-
-    __slots__ = ("_operand", "_version", "capture", "decision", "op", "site")
-
-    def __init__(self, op: LinearMap, site: Site, decision: Decision, operand: Tensor) -> None:
-        self.op, self.site, self.decision = op, site, decision
-        self._operand: Any = operand
-        self._version = operand._version
-        self.capture: Callable[[Tensor], Tensor] | None = None
-
-    def operand(self) -> Tensor | None:
-        tensor = self._operand() if isinstance(self._operand, weakref.ref) else self._operand
-        return tensor if tensor is not None and tensor._version == self._version else None
-
-    def loosen(self) -> None:
-        """Another call than a batch norm has read the output: no chain of outputs may keep all that came before."""
-        if not isinstance(self._operand, weakref.ref):
-            self._operand = weakref.ref(self._operand)
 
 
 class Recorder(TorchFunctionMode):
@@ -69,10 +50,8 @@ class Recorder(TorchFunctionMode):
     captures  the tensors inside the model that are kept, selected from or stopped at
     many      several backwards are to come: denominators are kept for the next
     store     modified weights that outlive the call, by site, while the user holds the weights frozen
+    graph     how calls enter the graph
     """
-
-    #: Whether calls that torch can carry out in place are.
-    in_place = True
 
     def __init__(
         self,
@@ -84,31 +63,28 @@ class Recorder(TorchFunctionMode):
         totals: Any = None,
         store: dict[Any, dict[str, Tensor]] | None = None,
         many: bool = False,
+        graph: type[Graph] = Graph,
     ) -> None:
         super().__init__()
         self.composite = composite
         self.store, self.many = store, many
         self.carry = carry or composite.carries()
-        self.positions = Positions(composite.census, totals)
         self.ledger = Ledger()
         self.facts = Facts()
+        self.graph = graph(self.facts, self.ledger)
         self.captures = Captures() if captures is None else captures
         # the scope must not keep the recorder: through autograd's nodes no cycle is ever collected
         self.scope = ModuleScope(model, weakly(self._tap) if self.captures else None, weakly(self._whole))
-        self.leaves = Leaves(self.facts, self.scope, weakly(self.begin), weakly(self.link))
+        self.leaves = Leaves(self.facts, self.scope, self.graph.begin, self.graph.link)
         self.captures.attach(self)
         self.boxes = Boxes()
-        self.sites: list[tuple[Site, Decision]] = []
+        self.sites = Sites(composite, self.carry, self.scope, self.facts, totals)
         self.cuts: list[tuple[str, str]] = []
         self.head: tuple[Any, Tensor] | None = None
-        self._aliases: dict[int, tuple[Tensor, Tensor]] = {}
-        self._calls: dict[tuple[tuple[str, ...], str], int] = {}
         self.dtypes: set[torch.dtype] = set()
         self.replaying = False
         self.checkpointed = False
         self.reentrant = False
-        self._memory: dict[tuple[tuple[str, ...], str, int], tuple[Site, Decision, bool]] = {}
-        self._all_entries = frozenset(hash(e) for e in self.positions.entries)
 
     # -- the mode ------------------------------------------------------------------------------------------------
 
@@ -118,7 +94,7 @@ class Recorder(TorchFunctionMode):
         entry = TABLE.get(func)
         if entry is None and getattr(func, "__name__", "") == "__get__" and func != _DATA:
             return func(*args)
-        args, kwargs, depends = self._enter(args, kwargs or {})
+        args, kwargs, depends = self.graph.enter(args, kwargs or {})
         if not depends:
             if self.leaves.tokens:
                 return self.leaves.follow(func, args, kwargs, self.replaying, self.reentrant)
@@ -146,125 +122,6 @@ class Recorder(TorchFunctionMode):
         if is_inplace(call, entry):
             return inplace(self, call, entry)
         return self.carry_out(call, self.parse(entry, call))
-
-    def _enter(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], bool]:
-        """Parameters become detached aliases; does any argument depend on the input?"""
-        depends = False
-        changed: list[Any] | None = None
-        for i, value in enumerate(args):
-            if isinstance(value, torch.Tensor):
-                if value.requires_grad:
-                    if value.is_leaf and not (self.replaying and self._computed_again_from(value)):
-                        changed = list(args) if changed is None else changed
-                        changed[i] = self._alias(value)
-                    else:
-                        depends = True
-                        self.facts.read(value)
-            elif isinstance(value, (list, tuple)) and value and not isinstance(value[0], (int, float)):
-                inner, _, nested = self._enter(value, {})
-                depends |= nested
-                if inner is not value:
-                    changed = list(args) if changed is None else changed
-                    changed[i] = inner
-        for key, value in kwargs.items():
-            if isinstance(value, torch.Tensor):
-                if value.requires_grad:
-                    if value.is_leaf and not (self.replaying and self._computed_again_from(value)):
-                        kwargs = {**kwargs, key: self._alias(value)}
-                    else:
-                        depends = True
-                        self.facts.read(value)
-            elif isinstance(value, (list, tuple)) and value and isinstance(value[0], torch.Tensor):
-                inner, _, nested = self._enter(value, {})
-                depends |= nested
-                if inner is not value:
-                    kwargs = {**kwargs, key: inner}
-        if changed is not None:
-            args = type(args)(changed) if type(args) in (list, tuple) else tuple(changed)
-        return args, kwargs, depends
-
-    def _computed_again_from(self, leaf: Tensor) -> bool:
-        """A checkpoint with `use_reentrant=True` starts again from leaves of its own."""
-        return self.reentrant and not isinstance(leaf, nn.Parameter) and id(leaf) not in self._aliases
-
-    def _alias(self, parameter: Tensor) -> Tensor:
-        known = self._aliases.get(id(parameter))
-        if known is None:
-            known = self._aliases[id(parameter)] = (parameter, parameter.detach())
-        return known[1]
-
-    # -- how a call enters the graph; a recorder whose relevance is differentiated does each otherwise ------------
-
-    def depends(self, tensor: Tensor) -> bool:
-        """Whether a tensor depends on the input: parameters enter detached."""
-        return tensor.requires_grad
-
-    def constant(self, tensor: Tensor) -> Tensor:
-        """The values of a tensor, through which no relevance passes."""
-        return tensor.detach()
-
-    def values(self, tensor: Tensor) -> Tensor:
-        """The values of a tensor, to read relevance with."""
-        return tensor.detach()
-
-    def begin(self, tensor: Tensor) -> Tensor:
-        """A leaf with the values of a tensor."""
-        return tensor.detach().requires_grad_()
-
-    def link(self, kept: Tensor, onward: Tensor, change: Callable[[Tensor], Tensor | None] | None = None) -> None:
-        """`onward` is a copy of `kept`; what comes back is changed on the way."""
-        if change is not None:
-            onward.register_hook(change)
-
-    def step(self, visit: Visit, run: Callable[[], Any], operands: tuple[Tensor, ...]) -> Any:
-        """A call whose backward is its rule's."""
-        return Step.run(visit, run, *operands)
-
-    def natively(
-        self,
-        call: SeenCall,
-        run: Callable[..., Any] | None = None,
-        operands: tuple[Tensor, ...] = (),
-        share: Callable[[Tensor], Tensor] | None = None,
-        before: Callable[[Tensor], Tensor] = as_is,
-        entry: str = "constants",
-    ) -> Any:
-        """A call whose backward is its own; `run(*operands)` carries it out, if not the call itself.
-
-        share, entry  what its constants absorb, and the books' entry for that
-        before        what is done to the gradient first
-        """
-        given = (call.args, call.kwargs)
-        result = call.run() if run is None else run(*operands)
-        if share is not None or before is not as_is:
-            result = own(result, given)
-        mark(result, given, self.ledger, share, before, entry)
-        return result
-
-    def attended(self, op: Attention, changed: dict[str, Tensor], excess: bool) -> Tensor:
-        """The attention kernel on operands that share out their gradients; `excess`: the output's relevance is one."""
-        result = op.kernel(changed)
-        value = result.detach()
-        mark(
-            result, tuple(changed.values()), self.ledger, (lambda g: dot(value, g)) if excess else None, entry="excess"
-        )
-        return result
-
-    def without(self, run: Callable[[], Any]) -> Any:
-        """A call through which nothing passes."""
-        with torch.no_grad():
-            return run()
-
-    def before_write(self, target: Tensor) -> None:
-        """`target` is about to be given other values in place."""
-        self.boxes.before_write(target)
-
-    def written(self, target: Tensor, result: Tensor) -> None:
-        """`target` was given the values of `result` in place."""
-
-    def placed(self, call: SeenCall, target: Tensor, share: Callable[[Tensor], Tensor] | None) -> Tensor:
-        """What `target` becomes by a call that writes into a part of it, where that is not done in place."""
-        raise NotImplementedError
 
     # -- calls that take no rule ---------------------------------------------------------------------------------
 
@@ -294,10 +151,10 @@ class Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         if name.endswith("_") and not name.endswith("__") and args and isinstance(args[0], torch.Tensor):
             self.boxes.before_write(args[0])
-        result = func(*args, **kwargs)
+        result = self.graph.outside(func, args, kwargs, self.scope.paths[0])
         origin = (name, self.scope.paths[0])
         seen = self.seen(args, kwargs)
-        if name in _READS or any(t.is_floating_point() and not t.requires_grad for t in tensors(result)):
+        if name in _READS or any(t.is_floating_point() and not self.graph.depends(t) for t in tensors(result)):
             self._cut(name)  # its values go on without the graph
         for out in tensors(result):
             if out.grad_fn is not None:
@@ -329,10 +186,10 @@ class Recorder(TorchFunctionMode):
 
     def _native(self, call: SeenCall, native: Native) -> Any:
         seen = self.seen(call.args, call.kwargs)
-        if native.form != "move" and self.carrying(seen):
+        if native.form != "move" and self.sites.carrying(seen):
             result = self._native_carrying(call, native)
         else:
-            result = self.natively(call, native.run, native.operands if native.run else (), native.share)
+            result = self.graph.natively(call, native.run, native.operands if native.run else (), native.share)
         if call.name in SAME and isinstance(result, Tensor):
             self.dtypes.add(result.dtype)
         self._note(result, native.fact, seen)
@@ -341,8 +198,8 @@ class Recorder(TorchFunctionMode):
     def _native_carrying(self, call: SeenCall, native: Native) -> Any:
         """Scalings pass relevance entry by entry; sums stabilise it."""
         run, operands = native.run, native.operands if native.run else ()
-        moving = native.operands or tuple(t for t in tensors((call.args, call.kwargs)) if self.depends(t))
-        site = self.site("scale", call.name, "elementwise")
+        moving = native.operands or tuple(t for t in tensors((call.args, call.kwargs)) if self.graph.depends(t))
+        site = self.sites.here("scale", call.name, "elementwise")
         carried_out = call.run if run is None else partial(run, *operands)
         if native.form == "scale" and len(moving) == 1:
             with torch.no_grad():
@@ -350,12 +207,12 @@ class Recorder(TorchFunctionMode):
             if shape == moving[0].shape:
                 op = Elementwise(call.name)
                 op.carrying = True
-                return self.step(Visit(op, Identity(), site, self.ledger), carried_out, moving)
-        result = self.natively(call, run, operands, native.share)
+                return self.graph.step(Visit(op, Identity(), site, self.ledger), carried_out, moving)
+        result = self.graph.natively(call, run, operands, native.share)
         if isinstance(result, Tensor):
             op_sum = Sum((1.0,))
             op_sum.carrying = True
-            return self.step(Visit(op_sum, Signed(), site, self.ledger), result.clone, (result,))
+            return self.graph.step(Visit(op_sum, Signed(), site, self.ledger), result.clone, (result,))
         return result
 
     def _visit(self, call: SeenCall, op: Op) -> Any:
@@ -369,10 +226,10 @@ class Recorder(TorchFunctionMode):
             op.carrying = merged.op.carrying
             seen = seen | site.entry
         elif op.family == "fixed":
-            site, decision = self.site(op.kind, call.name, op.family), Decision(Identity(), "fixed", None)
-            op.carrying = self.carrying(seen)
+            site, decision = self.sites.here(op.kind, call.name, op.family), Decision(Identity(), "fixed", None)
+            op.carrying = self.sites.carrying(seen)
         else:
-            site, decision, seen = self.decide(op, call.name, seen)
+            site, decision, seen = self.sites.decide(op, call.name, seen)
         rule = decision.rule
         if self.captures.weights and isinstance(op, LinearMap):
             rule = self.captures.weights.watch(op, rule, merged.op if merged is not None else op)
@@ -382,7 +239,7 @@ class Recorder(TorchFunctionMode):
         if self.many and isinstance(op, LinearMap):
             op.memory = {}
         if rule.constant(op):
-            return self.without(run)
+            return self.graph.without(run)
         if isinstance(op, Attention):
             result = self._attend(op, rule, site, operands, call)
             self._note(result, op.fact, seen)
@@ -395,11 +252,11 @@ class Recorder(TorchFunctionMode):
             if before is as_is and call.name == "batch_norm":
                 before = _ordered
             entry = "bias" if isinstance(op, LinearMap) else "constants"
-            result = self.natively(call, run, share=share, before=before, entry=entry)
+            result = self.graph.natively(call, run, share=share, before=before, entry=entry)
             merged = None
         else:
             visit = Visit(op, rule, site, self.ledger)
-            result = self.step(visit, run, operands)
+            result = self.graph.step(visit, run, operands)
         if isinstance(op, LinearMap):
             op.fact = op.fact or Fact()
             if isinstance(result, Tensor):
@@ -415,26 +272,11 @@ class Recorder(TorchFunctionMode):
             self.head = (weakref.ref(result), operands[0])
         return result
 
-    def decide(self, op: Op, name: str, seen: frozenset[int]) -> tuple[Site, Decision, frozenset[int]]:
-        """The site, its rule, and what lies below its output. A recomputation gets what the first pass gave."""
-        site = self.site(op.kind, name, op.family)
-        key = (site.paths, name, site.call)
-        if self.replaying and key in self._memory:
-            site, decision, op.carrying = self._memory[key]
-            return site, decision, seen | site.entry
-        op.carrying = self.carrying(seen)
-        seen = self.positions.visit(site, seen)
-        decision = self.composite.decide(site)
-        if site.entry and self.carry == "entry":
-            op.carrying = False
-        self.sites.append((site, decision))
-        self._memory[key] = (site, decision, op.carrying)
-        return site, decision, seen
-
     def replay(self) -> Recorder:
         """This recorder for the backward: what activation checkpointing recomputes then gets the same rules."""
         self.replaying = True
-        self._totals = dict(self._calls)
+        self.graph.starts_again = self.reentrant
+        self.sites.replay()
         return self
 
     def _rectify(self, step: Visit, op: Op, operand: Tensor, run: Callable[[], Any], seen: frozenset[int]) -> Tensor:
@@ -458,7 +300,7 @@ class Recorder(TorchFunctionMode):
         Nobody's, where what is kept is not kept by us (activation checkpointing): it could not be exchanged; nor where
         the results of operations are captured.
         """
-        if self.boxes.elsewhere() or "site" in self.captures.kinds:
+        if self.boxes.elsewhere() or "site" in self.captures.kinds or not self.graph.in_place:
             return None
         fact = self.facts.get(tensor)
         step = fact.step if fact is not None else None
@@ -474,14 +316,14 @@ class Recorder(TorchFunctionMode):
         for role, operand in zip(op.roles, operands, strict=True):
             share = shares.get(role, 0.0)
             if not share:
-                changed[role] = self.constant(operand)
+                changed[role] = self.graph.constant(operand)
                 continue
             rest = (1 - share if scores else 0.0) if role == "v" else -share
             visit = Visit(Share(role, share, rest), rule, site, self.ledger)
-            changed[role] = self.step(visit, partial(operand.view_as, operand), (operand,))
+            changed[role] = self.graph.step(visit, partial(operand.view_as, operand), (operand,))
         # where the values take no share, no operand's accounts for the output
         alone = scores and ("v" not in op.roles or not shares.get("v"))
-        result = self.attended(op, changed, alone)
+        result = self.graph.attended(op, changed, alone)
         if not result.requires_grad and any(t.requires_grad for t in changed.values()):
             raise ModelStateError(
                 f"the attention kernel at {site.label} returned no gradient: choose another by torch.nn.attention."
@@ -490,11 +332,12 @@ class Recorder(TorchFunctionMode):
 
     def _whole(self, module: nn.Module, treat: str, args: tuple[Any, ...], output: Any) -> Any:
         """A module that is registered as one operation."""
-        moving = [t for t in tensors(args) if self.depends(t)]
+        moving = [t for t in tensors(args) if self.graph.depends(t)]
         for tensor in moving:
             self.facts.read(tensor)
         if not moving:
             return output
+        self.graph.check_whole(self.scope.paths[0])
         name = type(module).__name__
         call = SeenCall(self, module, name, args, {})
         if treat == "gradient":
@@ -509,32 +352,15 @@ class Recorder(TorchFunctionMode):
         op.operands, op.run = (moving[0],), output.detach().clone
         return self._visit(call, op)
 
-    # -- sites, facts -------------------------------------------------------------------------------------
-
-    def carrying(self, seen: frozenset[int]) -> bool:
-        return self.carry == "everywhere" or (self.carry == "entry" and not seen)
-
-    def site(self, kind: str, name: str, family: str, count: bool = True) -> Site:
-        paths = self.scope.paths
-        key = (paths, name)
-        call = self._calls.get(key, 0)
-        if count:
-            self._calls[key] = call + 1
-        if self.replaying:
-            call %= max(self._totals.get(key, 1), 1)
-        module = self.scope.module
-        return Site(paths, type(module) if module else None, kind, name, family, len(self.sites), call)
+    # -- facts, captures -----------------------------------------------------------------------------------------
 
     def seen(self, args: Any, kwargs: Any) -> frozenset[int]:
-        if not self.positions.entries:
-            return frozenset()
-        if self.replaying:
-            return self._all_entries
-        return frozenset().union(*(self.facts.seen(t) for t in tensors((args, kwargs)) if self.depends(t)))
+        """The entries that lie below a call with these arguments."""
+        return self.sites.below(t for t in tensors((args, kwargs)) if self.graph.depends(t))
 
     def _note(self, result: Any, fact: Fact | None, seen: frozenset[int]) -> None:
         for out in tensors(result):
-            if self.depends(out):
+            if self.graph.depends(out):
                 if fact is not None:
                     self.facts.put(out, fact)
                 self.facts.mark_seen(out, seen)

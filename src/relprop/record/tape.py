@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from relprop.errors import ModelStateError
 from relprop.numerics import dot
-from relprop.record.recorder import Recorder
+from relprop.record.books import Ledger
+from relprop.record.facts import Facts
+from relprop.record.graph import Graph
 from relprop.record.step import Visit
 from relprop.record.tensors import replaced, tensors
 from relprop.rules.base import as_is
@@ -44,8 +46,8 @@ class Entry:
         return self.pull(self.operands, self.outputs, gs)
 
 
-class Taped(Recorder):
-    """The recorder for `create_graph=True`: every method here stands for the one of the same name there.
+class Tape(Graph):
+    """What `create_graph=True` records.
 
     Which tensors depend on the input is kept here: parameters ask for gradients of their own, so autograd does not
     tell.
@@ -53,11 +55,11 @@ class Taped(Recorder):
 
     in_place = False
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, facts: Facts, ledger: Ledger) -> None:
+        super().__init__(facts, ledger)
         self._entries: list[Entry] = []
         self._moving: dict[Key, Tensor] = {}
         self._fixed: dict[Key, Tensor] = {}
-        super().__init__(*args, **kwargs)
 
     # -- what depends on the input -------------------------------------------------------------------------------
 
@@ -78,10 +80,10 @@ class Taped(Recorder):
         self._moving[_key(leaf)] = leaf
         return leaf
 
-    def _enter(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], bool]:
+    def enter(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], bool]:
         moving = [t for t in tensors((args, kwargs)) if self.depends(t)]
         for t in moving:
-            self.facts.read(t)
+            self._facts.read(t)
         return args, kwargs, bool(moving)
 
     # -- the tape ------------------------------------------------------------------------------------------------
@@ -118,7 +120,7 @@ class Taped(Recorder):
         moving = operands or tuple({id(t): t for t in tensors((call.args, call.kwargs)) if self.depends(t)}.values())
         places = [id(t) for t in moving]
         func, args, kwargs = call.func, call.args, call.kwargs
-        ledger, path = self.ledger, self.scope.paths[0]  # an entry that held the recorder would hold itself
+        ledger, path = self._ledger, call.path  # an entry that held the tape would hold itself
         versions = [(t, t._version) for t in tensors((args, kwargs)) if id(t) not in places]
 
         alone = run if operands else None
@@ -144,7 +146,7 @@ class Taped(Recorder):
 
     def attended(self, op: Any, changed: dict[str, Tensor], excess: bool) -> Tensor:
         roles = [r for r, t in changed.items() if self.depends(t)]
-        ledger, inputs = self.ledger, {**op.inputs, **changed}
+        ledger, inputs = self._ledger, {**op.inputs, **changed}
 
         def again(*given: Tensor) -> Any:
             op.inputs = inputs
@@ -161,10 +163,9 @@ class Taped(Recorder):
     def without(self, run: Callable[[], Any]) -> Any:
         return run()
 
-    def before_write(self, target: Tensor) -> None:
-        super().before_write(target)
+    def before_write(self, target: Tensor, path: str) -> None:
         if target._is_view():
-            raise self._refused("a write into a part of a tensor")
+            raise _refused("a write into a part of a tensor", path)
         old = target.clone()
         for entry in self._entries:
             entry.operands = tuple(old if t is target else t for t in entry.operands)
@@ -203,9 +204,6 @@ class Taped(Recorder):
 
     # -- what has no derivative ----------------------------------------------------------------------------------
 
-    def only_reader(self, tensor: Tensor) -> None:
-        return None
-
     def placed(self, call: Any, target: Tensor, share: Callable[[Tensor], Tensor] | None) -> Tensor:
         """A call that writes into a part of its first argument: as one that returns another tensor."""
 
@@ -215,23 +213,19 @@ class Taped(Recorder):
             return whole
 
         if not call.args:
-            raise self._refused(f"{call.name} with its target as a keyword")
+            raise _refused(f"{call.name} with its target as a keyword", call.path)
         base = target if self.depends(target) else target.clone()
-        result: Tensor = self.natively(_Unlisted(func, (base, *call.args[1:]), call.kwargs), share=share)
+        result: Tensor = self.natively(_Unlisted(func, (base, *call.args[1:]), call.kwargs, call.path), share=share)
         return result
 
-    def _whole(self, module: nn.Module, treat: str, args: tuple[Any, ...], output: Any) -> Any:
-        raise self._refused("a module that is registered as one operation")
+    def check_whole(self, path: str) -> None:
+        raise _refused("a module that is registered as one operation", path)
 
-    def _refused(self, what: str) -> Exception:
-        return _refused(what, self.scope.paths[0])
-
-    def _unlisted(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    def outside(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any], path: str) -> Any:
         name = getattr(func, "__name__", str(func))
         if name.endswith("_") and not name.endswith("__"):
-            raise self._refused(f"{name}, which changes its input")
-        call = _Unlisted(func, args, kwargs)
-        return self.natively(call)
+            raise _refused(f"{name}, which changes its input", path)
+        return self.natively(_Unlisted(func, args, kwargs, path))
 
 
 @dataclass
@@ -241,6 +235,7 @@ class _Unlisted:
     func: Any
     args: Any
     kwargs: dict[str, Any]
+    path: str
 
     def run(self) -> Any:
         return self.func(*self.args, **self.kwargs)

@@ -1,0 +1,160 @@
+"""How calls enter autograd's graph, whose backward then carries relevance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relprop.numerics import dot
+from relprop.ops.attention import Attention
+from relprop.record.books import Ledger
+from relprop.record.call import SeenCall
+from relprop.record.facts import Facts
+from relprop.record.marks import mark, own
+from relprop.record.step import Step, Visit
+from relprop.rules.base import as_is
+
+
+class Graph:
+    """The graph of one forward. `Tape` is the other one, for relevance that is to be differentiated.
+
+    in_place      whether calls that torch can carry out in place are
+    starts_again  whether a checkpoint with `use_reentrant=True` is computing its segment again, from leaves of its own
+    """
+
+    in_place = True
+
+    def __init__(self, facts: Facts, ledger: Ledger) -> None:
+        self._facts, self._ledger = facts, ledger
+        self._aliases: dict[int, tuple[Tensor, Tensor]] = {}
+        self.starts_again = False
+
+    # -- what depends on the input -------------------------------------------------------------------------------
+
+    def enter(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], bool]:
+        """Parameters become detached aliases; does any argument depend on the input?"""
+        depends = False
+        changed: list[Any] | None = None
+        for i, value in enumerate(args):
+            if isinstance(value, torch.Tensor):
+                if value.requires_grad:
+                    if value.is_leaf and not (self.starts_again and self._computed_again_from(value)):
+                        changed = list(args) if changed is None else changed
+                        changed[i] = self._alias(value)
+                    else:
+                        depends = True
+                        self._facts.read(value)
+            elif isinstance(value, (list, tuple)) and value and not isinstance(value[0], (int, float)):
+                inner, _, nested = self.enter(value, {})
+                depends |= nested
+                if inner is not value:
+                    changed = list(args) if changed is None else changed
+                    changed[i] = inner
+        for key, value in kwargs.items():
+            if isinstance(value, torch.Tensor):
+                if value.requires_grad:
+                    if value.is_leaf and not (self.starts_again and self._computed_again_from(value)):
+                        kwargs = {**kwargs, key: self._alias(value)}
+                    else:
+                        depends = True
+                        self._facts.read(value)
+            elif isinstance(value, (list, tuple)) and value and isinstance(value[0], torch.Tensor):
+                inner, _, nested = self.enter(value, {})
+                depends |= nested
+                if inner is not value:
+                    kwargs = {**kwargs, key: inner}
+        if changed is not None:
+            args = type(args)(changed) if type(args) in (list, tuple) else tuple(changed)
+        return args, kwargs, depends
+
+    def _computed_again_from(self, leaf: Tensor) -> bool:
+        """A checkpoint with `use_reentrant=True` starts again from leaves of its own."""
+        return not isinstance(leaf, nn.Parameter) and id(leaf) not in self._aliases
+
+    def _alias(self, parameter: Tensor) -> Tensor:
+        known = self._aliases.get(id(parameter))
+        if known is None:
+            known = self._aliases[id(parameter)] = (parameter, parameter.detach())
+        return known[1]
+
+    def depends(self, tensor: Tensor) -> bool:
+        """Whether a tensor depends on the input: parameters enter detached."""
+        return tensor.requires_grad
+
+    def constant(self, tensor: Tensor) -> Tensor:
+        """The values of a tensor, through which no relevance passes."""
+        return tensor.detach()
+
+    def values(self, tensor: Tensor) -> Tensor:
+        """The values of a tensor, to read relevance with."""
+        return tensor.detach()
+
+    def begin(self, tensor: Tensor) -> Tensor:
+        """A leaf with the values of a tensor."""
+        return tensor.detach().requires_grad_()
+
+    # -- calls ---------------------------------------------------------------------------------------------------
+
+    def link(self, kept: Tensor, onward: Tensor, change: Callable[[Tensor], Tensor | None] | None = None) -> None:
+        """`onward` is a copy of `kept`; what comes back is changed on the way."""
+        if change is not None:
+            onward.register_hook(change)
+
+    def step(self, visit: Visit, run: Callable[[], Any], operands: tuple[Tensor, ...]) -> Any:
+        """A call whose backward is its rule's."""
+        return Step.run(visit, run, *operands)
+
+    def natively(
+        self,
+        call: SeenCall,
+        run: Callable[..., Any] | None = None,
+        operands: tuple[Tensor, ...] = (),
+        share: Callable[[Tensor], Tensor] | None = None,
+        before: Callable[[Tensor], Tensor] = as_is,
+        entry: str = "constants",
+    ) -> Any:
+        """A call whose backward is its own; `run(*operands)` carries it out, if not the call itself.
+
+        share, entry  what its constants absorb, and the books' entry for that
+        before        what is done to the gradient first
+        """
+        given = (call.args, call.kwargs)
+        result = call.run() if run is None else run(*operands)
+        if share is not None or before is not as_is:
+            result = own(result, given)
+        mark(result, given, self._ledger, share, before, entry)
+        return result
+
+    def attended(self, op: Attention, changed: dict[str, Tensor], excess: bool) -> Tensor:
+        """The attention kernel on operands that share out their gradients; `excess`: the output's relevance is one."""
+        result = op.kernel(changed)
+        value = result.detach()
+        mark(
+            result, tuple(changed.values()), self._ledger, (lambda g: dot(value, g)) if excess else None, entry="excess"
+        )
+        return result
+
+    def without(self, run: Callable[[], Any]) -> Any:
+        """A call through which nothing passes."""
+        with torch.no_grad():
+            return run()
+
+    def outside(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any], path: str) -> Any:
+        """A function that is not in the table."""
+        return func(*args, **kwargs)
+
+    def before_write(self, target: Tensor, path: str) -> None:
+        """`target` is about to be given other values in place, in the module of that path."""
+
+    def written(self, target: Tensor, result: Tensor) -> None:
+        """`target` was given the values of `result` in place."""
+
+    def placed(self, call: SeenCall, target: Tensor, share: Callable[[Tensor], Tensor] | None) -> Tensor:
+        """What `target` becomes by a call that writes into a part of it, where that is not done in place."""
+        raise NotImplementedError
+
+    def check_whole(self, path: str) -> None:
+        """A module that is registered as one operation is about to enter. Raises where that cannot be."""

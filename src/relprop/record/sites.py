@@ -1,0 +1,85 @@
+"""The sites of one forward, in the order of execution, each with its rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+from relprop.composite import Composite, Decision
+from relprop.ops import Op
+from relprop.record.facts import Facts
+from relprop.record.scope import ModuleScope
+from relprop.selectors import Positions
+from relprop.site import Site
+
+_NONE: frozenset[int] = frozenset()
+
+
+class Sites:
+    """What ran, and what the composite says of it.
+
+    carry      where relevance may stand on zeros: "nowhere", "entry" (below entries), "everywhere"
+    positions  where sites stand among those that the composite's selectors count
+    """
+
+    def __init__(self, composite: Composite, carry: str, scope: ModuleScope, facts: Facts, totals: Any) -> None:
+        self.composite, self.carry = composite, carry
+        self.positions = Positions(composite.census, totals)
+        self._scope, self._facts = scope, facts
+        self._found: list[tuple[Site, Decision]] = []
+        self._calls: dict[tuple[tuple[str, ...], str], int] = {}
+        self._replayed: dict[tuple[tuple[str, ...], str], int] | None = None
+        self._memory: dict[tuple[tuple[str, ...], str, int], tuple[Site, Decision, bool]] = {}
+        self._all_entries = frozenset(hash(e) for e in self.positions.entries)
+
+    def __iter__(self) -> Iterator[tuple[Site, Decision]]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def here(self, kind: str, name: str, family: str, count: bool = True) -> Site:
+        """The site of a call in the running module; `count`: it is to be the next of its name."""
+        paths = self._scope.paths
+        key = (paths, name)
+        call = self._calls.get(key, 0)
+        if count:
+            self._calls[key] = call + 1
+        if self._replayed is not None:
+            call %= max(self._replayed.get(key, 1), 1)
+        module = self._scope.module
+        return Site(paths, type(module) if module else None, kind, name, family, len(self._found), call)
+
+    def decide(self, op: Op, name: str, seen: frozenset[int]) -> tuple[Site, Decision, frozenset[int]]:
+        """The site, its rule, and what lies below its output. A recomputation gets what the first pass gave."""
+        site = self.here(op.kind, name, op.family)
+        key = (site.paths, name, site.call)
+        if self._replayed is not None and key in self._memory:
+            site, decision, op.carrying = self._memory[key]
+            return site, decision, seen | site.entry
+        op.carrying = self.carrying(seen)
+        seen = self.positions.visit(site, seen)
+        decision = self.composite.decide(site)
+        if site.entry and self.carry == "entry":
+            op.carrying = False
+        self._found.append((site, decision))
+        self._memory[key] = (site, decision, op.carrying)
+        return site, decision, seen
+
+    def replay(self) -> None:
+        """What is met from now on is computed again."""
+        self._replayed = dict(self._calls)
+
+    def carrying(self, seen: frozenset[int]) -> bool:
+        """Whether relevance may stand on zeros above which these entries lie."""
+        return self.carry == "everywhere" or (self.carry == "entry" and not seen)
+
+    def below(self, given: Iterable[Tensor]) -> frozenset[int]:
+        """The entries that lie between the input and these tensors, those that depend on it."""
+        if not self.positions.entries:
+            return _NONE
+        if self._replayed is not None:
+            return self._all_entries
+        return frozenset().union(*(self._facts.seen(t) for t in given))

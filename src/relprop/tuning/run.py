@@ -67,12 +67,14 @@ def tune(
     batches = _batches(loader, subject.model, "loader")
     held_back = None if validation is None else _batches(validation, subject.model, "validation")
     subject.prepare(space, batches)
-    held_to = {
-        "model": fingerprint(subject.model),
-        "metric": scoring.described(),
-        "space": subject.described(),
-        "data": data_fingerprint(batches),
-    }
+    held_to = {}
+    if study is not None:
+        held_to = {
+            "model": fingerprint(subject.model),
+            "metric": scoring.described(),
+            "space": subject.described(),
+            "data": data_fingerprint(batches),
+        }
     found = open_study(study, scoring.direction, seed, held_to)
     baseline = _score(subject.begin(), subject.model, batches, scoring, subject.start)
     interrupted = _run(found, subject, batches, scoring, n_trials, progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import sys
 from html.parser import HTMLParser
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import nn
 import relprop as rp
 from relprop.errors import InputError
 from relprop.render import grid, notebook, pixels
-from relprop.tabular import Result, Results
+from relprop.tabular import Comparison, Result, Results
 from tests.render.test_figure import pictures
 
 EVIL = "<script>alert('x')</script>\u202e\x07"
@@ -151,6 +152,9 @@ def test_results_of_tables_add_up() -> None:
     assert abs(sum(numbers[:-1]) - found[0].output) < 0.01 and abs(numbers[-1] - found[0].output) < 0.01
     assert picture_in(notebook.rows(found)).size and "no rows" in notebook.rows(Results([]))
     assert shown_by_ipython(found)["text/html"] == notebook.rows(found)
+    compared = Comparison({"epsilon": found[0], EVIL: found[1]})
+    assert picture_in(shown_by_ipython(compared)["text/html"]).size
+    assert "no picture: there is nothing to draw" in notebook.comparison(Comparison())
 
 
 @pytest.mark.parametrize(
@@ -197,6 +201,17 @@ def test_a_picture_is_shown_in_a_kernel_as_a_file(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(display, "display", shown.append)
     explained().show()
     assert shown[0].data.startswith(b"\x89PNG")
+
+
+def test_kernels_are_known_by_their_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from relprop.render.explanation import _in_notebook
+
+    kernel = type("Shell", (type("ZMQInteractiveShell", (), {}),), {})
+    for shell, known in ((kernel(), True), (type("TerminalInteractiveShell", (), {})(), False), (None, False)):
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda shell=shell: shell))
+        assert _in_notebook() == known
 
 
 def test_a_figure_too_large_to_draw_is_refused() -> None:

@@ -128,7 +128,8 @@ def _in_notebook() -> bool:
 
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
-    return type(shell).__name__ == "ZMQInteractiveShell"
+    # By name, for a kernel's shell may be a subclass of its own.
+    return any(one.__name__ == "ZMQInteractiveShell" for one in type(shell).__mro__)
 
 
 def choose_input(structure: Any, which: str | None) -> tuple[str, torch.Tensor]:

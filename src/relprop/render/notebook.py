@@ -86,6 +86,12 @@ def rows(found: Any) -> str:
     return _note([*parts, _fold("every row", _drawn(lambda: found.figure(_MOST), "beeswarm of all rows"), True)])
 
 
+def comparison(found: Any) -> str:
+    """One row under several rules."""
+    heading = f"one row under {len(found)} rules"
+    return _note([_head(heading), _drawn(lambda: found.figure(_MOST), f"a table of colours, {heading}")])
+
+
 def _with_input(found: Any) -> Any:
     """The picture, beside what was explained where that is images: how they were normalised is not known here."""
     x, relevance = found.inputs, found.relevance

@@ -286,6 +286,11 @@ class Comparison(dict[str, Result]):
 
         return render.save(self.figure(most), path)
 
+    def _repr_html_(self) -> str:
+        from relprop.render import notebook
+
+        return notebook.comparison(self)
+
 
 def _check_kind(kind: str, kinds: Sequence[str]) -> None:
     if kind not in kinds:

@@ -20,7 +20,7 @@ from relprop.text.models import load
 # Two sentences
 # -------------
 # MiniLM puts sentences into 384 numbers, and the cosine of two of them says how alike the
-# sentences are. All 384 explanations of each text run in a few batches.
+# sentences are. A derivative for each token stands for 384 explanations.
 
 minilm = load("minilm")
 pair = bilrp_texts(
@@ -57,8 +57,8 @@ print(cats)
 # %%
 # Larger embeddings
 # -----------------
-# With D entries an exact matrix takes D passes for each input. On k random orthogonal directions
-# it takes k: the estimate is unbiased, and its standard error comes with it.
+# On k random orthogonal directions an estimate of the matrix takes k passes for each input: it
+# is unbiased, and its standard error comes with it.
 
 guess = bilrp(
     lrp, prepare(cat), prepare(mirrored), similarity="cosine", project=20, batch=10,

@@ -108,6 +108,41 @@ def test_patches_are_sums() -> None:
     assert_close(pooled(r[:, 0], None), r[:, 0].sum(-1), 1e-12)
 
 
+PRESETS = [rp.Zero(), rp.EpsilonPlus(), rp.Gamma(0.5), rp.EpsilonAlpha2Beta1(), rp.EpsilonPlusFlat()]
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=str)
+def test_by_parts_is_by_entries(preset: Any) -> None:
+    """Relevance is linear in its seed: its derivative by the seed is what all single explanations give."""
+    x, y = torch.randn(1, 3, 8, 8, dtype=F64), torch.randn(1, 3, 8, 8, dtype=F64)
+    lrp = rp.LRP(residual_net(), preset)
+    parts, entries = (bilrp(lrp, x, y, pool=4, method=m) for m in ("parts", "entries"))  # type: ignore[arg-type]
+    assert_close(parts.matrix, entries.matrix, 1e-9)
+    assert parts.grids == entries.grids and not parts.matrix.requires_grad
+
+
+def test_the_shorter_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 64 entries on, and where the parts are fewer than half of them."""
+    asked: list[bool] = []
+    explain = rp.LRP.explain
+    monkeypatch.setattr(
+        rp.LRP, "explain", lambda self, *a, **k: asked.append(bool(k.get("create_graph"))) or explain(self, *a, **k)
+    )
+    torch.manual_seed(0)
+    for size, features, ways in [(64, 6, [True, True]), (63, 6, [False] * 4), (64, 40, [True, False, False] * 2)]:
+        model = nn.Sequential(nn.Linear(features, size), nn.ReLU()).double()
+        x, y = torch.randn(1, features, dtype=F64), torch.randn(1, features, dtype=F64)
+        asked.clear()
+        found = bilrp(rp.LRP(model, rp.Zero()), x, y)
+        assert asked == ways
+        assert_close(found.matrix, bilrp(rp.LRP(model, rp.Zero()), x, y, method="entries").matrix, 1e-9)
+    frozen: Any = {"pool": lambda r: r.detach()}
+    found = bilrp(rp.LRP(nn.Linear(6, 64).double(), rp.Zero()), *pair(), **frozen)  # falls back
+    assert found.matrix.shape == (6, 6)
+    with pytest.raises(rp.InputError, match="a pool that can be differentiated"):
+        bilrp(rp.LRP(nn.Linear(6, 64).double(), rp.Zero()), *pair(), method="parts", **frozen)
+
+
 # -- projection --------------------------------------------------------------------------------------------------------
 
 
@@ -199,6 +234,7 @@ def test_two_towers() -> None:
         ({"pool": 4}, "patches are for images"),
         ({"pool": lambda r: r[:1].repeat(9, 1)}, "pool must keep the samples"),
         ({"batch": 0}, "batch must be at least 1"),
+        ({"method": "rows"}, 'method must be "auto"'),
         ({"embed": lambda out: out[0]}, r"embedded as \[1, D\]"),
         ({"embed": lambda out: out * 0, "similarity": "cosine"}, "no cosine"),
     ],
@@ -229,7 +265,7 @@ def test_words_of_two_texts(tmp_path: Path) -> None:
 
     model, tokenizer = tiny.bert().double(), tiny.wordpiece()
     a, b = "A man is eating bread.", "Someone eats food and drinks cold water"
-    by_token = bilrp_texts(model, tokenizer, a, b, by="tokens")
+    by_token = bilrp_texts(model, tokenizer, a, b, by="tokens", method="parts")
     found = bilrp_texts(model, tokenizer, a, b)
     states = [model(**tokenizer(t, return_tensors="pt")).last_hidden_state[0].mean(0) for t in (a, b)]
     assert found.similarity == pytest.approx(torch.cosine_similarity(*states, dim=0).item(), abs=1e-9)

@@ -21,13 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relprop.errors import InputError
+from relprop.errors import InputError, RelpropError
 from relprop.explain import LRP
 from relprop.explain.inputs import names, rebuild
 from relprop.explain.seed import main_output
 
 Embed = Callable[[Any], Tensor]
 Pool = int | Callable[[Tensor], Tensor] | None
+_MANY = 64  # entries of an embedding from which on derivatives by parts may be the shorter way
 _CELLS = 14  # an image is pooled to at most so many cells a side, where nothing is said
 
 
@@ -117,6 +118,7 @@ def bilrp(
     pool: Pool | tuple[Pool, Pool] = None,
     project: int | Tensor | None = None,
     generator: torch.Generator | None = None,
+    method: Literal["auto", "entries", "parts"] = "auto",
     batch: int = 32,
     **options: Any,
 ) -> PairRelevance:
@@ -130,10 +132,13 @@ def bilrp(
     pool        what the parts are. None: the features of [N, F]; the tokens of [N, T, D], summed over D; patches of
                 an image [N, C, H, W], at most 14 x 14. An int: patches of so many pixels a side. A callable from
                 relevance [N, ...] to parts [N, ...]. A tuple: one for each input
-    project     None: exact, D passes for each input in batches. An int k < D: k passes on random orthogonal
+    project     None: exact, see `method`. An int k < D: k passes on random orthogonal
                 directions, an unbiased estimate, with the standard error of every entry in `error`. A tensor [k, D]:
                 directions P of your own, the similarity P phi . P phi'
     generator   for the random directions
+    method      of the exact matrix. "entries": a pass for each of the embedding's D entries, in batches. "parts": the
+                relevance of each part is differentiated by the seed, to which it is linear, so that one pass and a
+                derivative for each of the I parts give the same. "auto": "parts" where they are far fewer
     batch       passes at once: memory grows with it
     options     of `LRP.explain`: wrt (where the model has several inputs), unknown
 
@@ -145,6 +150,8 @@ def bilrp(
     """
     if similarity not in ("dot", "cosine"):
         raise InputError(f'similarity must be "dot" or "cosine", got {similarity!r}')
+    if method not in ("auto", "entries", "parts"):
+        raise InputError(f'method must be "auto", "entries" or "parts", got {method!r}')
     if type(batch) is not int or batch < 1:
         raise InputError(f"batch must be at least 1, got {batch!r}")
     towers = [
@@ -156,7 +163,7 @@ def bilrp(
         raise InputError(f"the embeddings must be of one size, got {len(phi[0])} and {len(phi[1])} entries")
     directions = _directions(project, phi[0], generator)
     scale = 1.0 / _norms(*phi) if similarity == "cosine" else 1.0
-    j = [t.relevance(directions, batch) for t in towers]
+    j = [t.relevance(directions, batch, method) for t in towers]
     matrix = j[0].flatten(1).T @ j[1].flatten(1) * scale
     return PairRelevance(
         matrix,
@@ -186,23 +193,51 @@ class _Tower:
             raise InputError(f"an input of one sample must be embedded as [1, D], got {seen}: see embed=")
         return found[0]
 
-    def relevance(self, directions: Tensor | None, batch: int) -> Tensor:
+    def relevance(self, directions: Tensor | None, batch: int, method: str) -> Tensor:
         """The relevance of the parts to each direction (None: to each entry), [D, *parts]."""
         size = len(self.embedding()) if directions is None else len(directions)
+        if directions is None and (method == "parts" or (method == "auto" and size >= _MANY)):
+            made = self._by_parts(size, must=method == "parts")
+            if made is not None:
+                return made
         found = []
         for start in range(0, size, batch):
             rows = torch.arange(start, min(start + batch, size))
             args, kwargs = _repeated(self.given, len(rows))
             target = _Entries(self.embed, rows, directions)
             r = self.lrp.explain(*args, target=target, **kwargs, **self.options).relevance
-            found.append(self._parts(r, len(rows)))
+            found.append(self._parts(r, len(rows)).detach())
         return torch.cat(found)
+
+    def _by_parts(self, size: int, must: bool) -> Tensor | None:
+        """As `relevance`, by derivatives. None where that takes longer, or the rules or `pool` have no derivative."""
+        args, kwargs = self.given
+        phi = self.embedding()
+        # any point would do; at this one the explained sum does not cancel, as that of a layer norm's outputs would
+        seed = torch.where(phi < 0, -1.0, 1.0).to(phi.dtype)[None].requires_grad_()
+        try:
+            e = self.lrp.explain(
+                *args, target=lambda out: (self.embed(out) * seed).sum(1), create_graph=True, **kwargs, **self.options
+            )
+            parts = self._parts(e.relevance, 1)[0]
+        except RelpropError:
+            if must:
+                raise
+            return None
+        if not parts.requires_grad:
+            if must:
+                raise InputError('method="parts" wants a pool that can be differentiated')
+            return None
+        if not must and 2 * parts.numel() > size:
+            return None
+        columns = [torch.autograd.grad(p, seed, retain_graph=True)[0][0] for p in parts.flatten()]
+        return torch.stack(columns, 1).unflatten(1, parts.shape)
 
     def _parts(self, relevance: Any, count: int) -> Tensor:
         if not isinstance(relevance, Tensor):
             known = list(relevance) if isinstance(relevance, dict) else list(range(len(relevance)))
             raise InputError(f"several inputs are explained: name one with wrt=, of {', '.join(map(repr, known))}")
-        parts = pooled(relevance.detach(), self.pool)
+        parts = pooled(relevance, self.pool)
         if len(parts) != count:
             raise InputError(f"pool must keep the samples: {count} went in, shape {tuple(parts.shape)} came out")
         return parts
@@ -334,7 +369,7 @@ def bilrp_texts(
     pooling    how one vector is made of the tokens' ones: their "mean", or the "first" one's
     preset     the rules; by default AttnLRP
     by         "words", or the tokenizer's pieces
-    options    of `bilrp`: similarity (default "cosine"), project, batch
+    options    of `bilrp`: similarity (default "cosine"), project, method, batch
 
     Raises:
         InputError: for an empty text or one too long, a tokenizer of another model, a model that is no encoder.

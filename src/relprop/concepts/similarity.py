@@ -210,25 +210,27 @@ class _Tower:
         return torch.cat(found)
 
     def _by_parts(self, size: int, must: bool) -> Tensor | None:
-        """As `relevance`, by derivatives. None where that takes longer, or the rules or `pool` have no derivative."""
-        args, kwargs = self.given
-        phi = self.embedding()
-        # any point would do; at this one the explained sum does not cancel, as that of a layer norm's outputs would
-        seed = torch.where(phi < 0, -1.0, 1.0).to(phi.dtype)[None].requires_grad_()
+        """As `relevance`, by derivatives. None where that takes longer, or what runs has no second derivative."""
         try:
-            e = self.lrp.explain(
-                *args, target=lambda out: (self.embed(out) * seed).sum(1), create_graph=True, **kwargs, **self.options
-            )
-            parts = self._parts(e.relevance, 1)[0]
-        except RelpropError:
+            return self._derivatives(None if must else size // 2)
+        except (RelpropError, RuntimeError):
             if must:
                 raise
             return None
+
+    def _derivatives(self, most: int | None) -> Tensor | None:
+        """The relevance of the parts, differentiated by the seed. None where there are more of them than `most`."""
+        phi = self.embedding()
+        # any point would do; at this one the explained sum does not cancel, as that of a layer norm's outputs would
+        seed = torch.where(phi < 0, -1.0, 1.0).to(phi.dtype)[None].requires_grad_()
+        args, kwargs = self.given
+        e = self.lrp.explain(
+            *args, target=lambda out: (self.embed(out) * seed).sum(1), create_graph=True, **kwargs, **self.options
+        )
+        parts = self._parts(e.relevance, 1)[0]
         if not parts.requires_grad:
-            if must:
-                raise InputError('method="parts" wants a pool that can be differentiated')
-            return None
-        if not must and 2 * parts.numel() > size:
+            raise InputError('method="parts" wants a pool that can be differentiated')
+        if most is not None and parts.numel() > most:
             return None
         columns = [torch.autograd.grad(p, seed, retain_graph=True)[0][0] for p in parts.flatten()]
         return torch.stack(columns, 1).unflatten(1, parts.shape)

@@ -152,6 +152,8 @@ def test_results_of_tables_add_up() -> None:
     assert abs(sum(numbers[:-1]) - found[0].output) < 0.01 and abs(numbers[-1] - found[0].output) < 0.01
     assert picture_in(notebook.rows(found)).size and "no rows" in notebook.rows(Results([]))
     assert shown_by_ipython(found)["text/html"] == notebook.rows(found)
+    assert shown_by_ipython(found)["text/plain"].startswith("<Results: 4 rows by ")
+    assert shown_by_ipython(found[0])["text/plain"] == str(found[0])
     compared = Comparison({"epsilon": found[0], EVIL: found[1]})
     assert picture_in(shown_by_ipython(compared)["text/html"]).size
     assert "no picture: there is nothing to draw" in notebook.comparison(Comparison())

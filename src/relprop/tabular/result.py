@@ -144,6 +144,9 @@ class Result:
     def __str__(self) -> str:
         return self.shown()
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
 
 def _plain(value: Any) -> float | str | None:
     """A feature's value in JSON: a number, text, or null for a gap."""
@@ -177,6 +180,9 @@ class Results(Sequence[Result]):
 
     def __len__(self) -> int:
         return len(self._results)
+
+    def __repr__(self) -> str:
+        return f"<Results: {len(self)} rows{f' by {self[0].rules}' if len(self) else ''}>"
 
     @property
     def relevance(self) -> Array:

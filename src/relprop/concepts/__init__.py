@@ -1,10 +1,10 @@
 """Questions beyond one output and its input.
 
 Bottom up, each stands alone on `relprop.explain`: `contrast` (why this and not that), `virtual` (which frequencies),
-`similarity` (why are these two alike), `walks` (which paths through a graph), `pruning` (which units can go), `crp`
-(what units inside the model have to do with it, by `together` several at once) and on it `experts` (of a mixture),
-`graph` (which units feed which) and `reference` (which samples show what a unit stands for), `patching` (what if a part
-had its values from another input).
+`similarity` and `sentences` (why are these two alike), `walks` (which paths through a graph), `pruning` (which units can
+go), `crp` (what units inside the model have to do with it, by `together` several at once) and on it `experts` (of a
+mixture), `graph` (which units feed which) and `reference` (which samples show what a unit stands for), `patching` (what
+if a part had its values from another input).
 """
 
 from relprop.concepts.contrast import SGLRP as SGLRP
@@ -28,9 +28,9 @@ from relprop.concepts.pruning import prune_units as prune_units
 from relprop.concepts.pruning import unit_relevance as unit_relevance
 from relprop.concepts.reference import References as References
 from relprop.concepts.reference import reference_samples as reference_samples
+from relprop.concepts.sentences import bilrp_texts as bilrp_texts
 from relprop.concepts.similarity import PairRelevance as PairRelevance
 from relprop.concepts.similarity import bilrp as bilrp
-from relprop.concepts.similarity import bilrp_texts as bilrp_texts
 from relprop.concepts.virtual import DFT as DFT
 from relprop.concepts.virtual import STFT as STFT
 from relprop.concepts.virtual import Basis as Basis

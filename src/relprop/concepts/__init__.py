@@ -1,8 +1,8 @@
 """Questions beyond one output and its input.
 
 Bottom up, each stands alone on `relprop.explain`: `contrast` (why this and not that), `virtual` (which frequencies),
-`similarity` and `sentences` (why are these two alike), `walks` (which paths through a graph), `pruning` (which units can
-go), `crp` (what units inside the model have to do with it, by `together` several at once) and on it `experts` (of a
+`similarity` and `sentences` (why are these two alike), `walks` (which paths through a graph), `pruning` (which units
+can go), `crp` (what units inside the model have to do with it, by `together` several at once) and on it `experts` (of a
 mixture), `graph` (which units feed which) and `reference` (which samples show what a unit stands for), `patching` (what
 if a part had its values from another input).
 """

@@ -61,13 +61,14 @@ def numbers(scalars: Sequence[Tensor]) -> list[float]:
     return torch.stack(wide).tolist()
 
 
-def vjp(function: Callable[[Tensor], Tensor], x: Tensor, g: Tensor) -> Tensor:
-    """The vector-Jacobian product of `function` at `x`; differentiable in `x` and `g` where gradients are recorded."""
+def vjp(function: Callable[..., Tensor], operands: Sequence[Tensor], g: Tensor) -> tuple[Tensor, ...]:
+    """The vector-Jacobian products of `function` at its operands; differentiable in operands and `g` where gradients
+    are recorded."""
     recorded = torch.is_grad_enabled()
     with torch.enable_grad():
-        leaf = x.view_as(x) if recorded and x.requires_grad else x.detach().requires_grad_()
-        y = function(leaf)
-    return torch.autograd.grad(y, leaf, g, create_graph=recorded)[0]
+        given = [x.view_as(x) if recorded and x.requires_grad else x.detach().requires_grad_() for x in operands]
+        y = function(*given)
+    return torch.autograd.grad(y, given, g, create_graph=recorded)
 
 
 def reduce_to(g: Tensor, shape: torch.Size) -> Tensor:

@@ -14,6 +14,7 @@ from relprop.ops import (
 )
 from relprop.ops.base import Books as Books
 from relprop.ops.base import Call as Call
+from relprop.ops.base import Called as Called
 from relprop.ops.base import Expansion as Expansion
 from relprop.ops.base import Fact as Fact
 from relprop.ops.base import Native as Native

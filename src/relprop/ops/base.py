@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from relprop.numerics import dot, vjp
+
 Share = Callable[[Tensor], Tensor]
 """From the gradient `g` at the output to the relevance that a call's constants absorb."""
 
@@ -67,6 +69,8 @@ class Op:
     fact: Fact | None = None
     #: For linear maps: the output stands as max(z, 0), for a ReLU is its only reader.
     rectified: bool = False
+    #: f(t x) = t f(x) for t > 0, constants aside: the native gradient carries the relevance.
+    degree_one: bool = False
     #: Relevance may stand on zeros here (a rule above gives relevance to zeros).
     carrying: bool = False
 
@@ -89,6 +93,32 @@ class Op:
     ) -> tuple[Tensor | None, ...]:
         """The modified gradients of the operands. The default, for one operand, asks the rule's method `family`."""
         return (getattr(rule, self.family)(self, operands[0], outputs[0], gs[0], books),)
+
+
+class Called(Op):
+    """Any call by its own gradient, where that does not conserve: what it gains or loses is the books' excess.
+
+    call   the call as a function of the operands
+    """
+
+    family = "fixed"
+
+    def __init__(self, op: Op, call: Callable[..., Any]) -> None:
+        self.kind, self._call = op.kind, call
+
+    def pull(
+        self,
+        rule: Any,
+        operands: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        gs: Sequence[Tensor],
+        books: Books,
+    ) -> tuple[Tensor | None, ...]:
+        pulled = vjp(lambda *given: self._call(*given), operands, gs[0])
+        books.add("excess", dot(outputs[0], gs[0]))
+        for x, g in zip(operands, pulled, strict=True):
+            books.add("excess", dot(x, g), -1.0)
+        return pulled
 
 
 class Native:

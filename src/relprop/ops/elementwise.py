@@ -166,6 +166,7 @@ class Sum(Op):
     """
 
     family = "sum"
+    degree_one = True
     kind = "sum"
 
     def __init__(self, factors: tuple[float, ...], constant: Tensor | float | None = None) -> None:

@@ -31,6 +31,7 @@ class LinearMap(Op):
     """
 
     family = "linear"
+    degree_one = True
     kind = "linear"
     weight: Tensor
     bias: Tensor | None = None

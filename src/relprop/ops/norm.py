@@ -189,7 +189,7 @@ def var(call: Call) -> Op:
     rest, kwargs, func = call.args[1:], {k: v for k, v in call.kwargs.items() if k != "input"}, call.func
 
     def gradient(values: Tensor, g: Tensor) -> Tensor:
-        return vjp(lambda x: func(x, *rest, **kwargs), values, g)
+        return vjp(lambda x: func(x, *rest, **kwargs), (values,), g)[0]
 
     made = Variance(gradient)
     made.operands, made.run = (x,), call.run

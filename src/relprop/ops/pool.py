@@ -24,13 +24,14 @@ class Pool(Op):
     """
 
     family = "pool"
+    degree_one = True
     kind = "pool"
 
     def __init__(self, form: Callable[[Tensor], Tensor], maximum: bool, windows: Any = None) -> None:
         self.form, self.maximum, self.windows = form, maximum, windows
 
     def vjp(self, s: Tensor, x: Tensor) -> Tensor:
-        return vjp(self.form, x, s)
+        return vjp(self.form, (x,), s)[0]
 
     def equal_ties(self, g: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """`g` in equal parts to all entries of each window that are its maximum."""

@@ -16,7 +16,7 @@ from relprop.ops.table import op
 
 def _vjp(form: Callable[..., Tensor], at: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     def gradient(g: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        return vjp(lambda t: form(u, t) if at else form(t, v), (u, v)[at], g)
+        return vjp(lambda t: form(u, t) if at else form(t, v), ((u, v)[at],), g)[0]
 
     return gradient
 

@@ -16,6 +16,7 @@ class Selection(Op):
     """
 
     family = "selection"
+    degree_one = True
     kind = "selection"
 
     def __init__(self, call: Call) -> None:

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from relprop.composite import Composite, Decision
 from relprop.errors import ModelStateError, RegistryError
 from relprop.numerics import dot
-from relprop.ops import TABLE, Expansion, Fact, LinearMap, Native, Op
+from relprop.ops import TABLE, Called, Expansion, Fact, LinearMap, Native, Op
 from relprop.ops.attention import Attention, Share
 from relprop.ops.elementwise import Elementwise, Sum
 from relprop.ops.structure import SAME
@@ -34,9 +34,9 @@ from relprop.record.saved import Boxes
 from relprop.record.scope import ModuleScope
 from relprop.record.sites import Sites
 from relprop.record.step import Visit
-from relprop.record.tensors import tensors
+from relprop.record.tensors import function_of, tensors
 from relprop.record.weakly import weakly
-from relprop.rules import Identity, Signed
+from relprop.rules import Gradient, Identity, Signed
 from relprop.rules.base import as_is
 from relprop.site import Site
 
@@ -245,6 +245,8 @@ class Recorder(TorchFunctionMode):
             self._note(result, op.fact, seen)
             return self._tap_site(site, result)
         before = rule.native(op) if op.family != "fixed" else None
+        if isinstance(rule, Gradient) and not op.degree_one and self.composite.reading == "relevance":
+            before, op, operands, run = None, *self._called(call, op)
         if before is as_is and call.name == "relu" and (step := self.only_reader(operands[0])) is not None:
             return self._rectify(step, op, operands[0], run, seen)
         if before is not None:
@@ -271,6 +273,13 @@ class Recorder(TorchFunctionMode):
         if call.name in _HEADS and isinstance(result, Tensor) and len(operands) == 1:
             self.head = (weakref.ref(result), operands[0])
         return result
+
+    def _called(self, call: SeenCall, op: Op) -> tuple[Op, tuple[Tensor, ...], Callable[[], Any]]:
+        """A call that its own gradient pulls back, and keeps the books of."""
+        moving = tuple({id(t): t for t in tensors((call.args, call.kwargs)) if self.graph.depends(t)}.values())
+        made = Called(op, function_of(call.func, call.args, call.kwargs, moving))
+        made.fact = op.fact
+        return made, moving, call.run
 
     def replay(self) -> Recorder:
         """This recorder for the backward: what activation checkpointing recomputes then gets the same rules."""

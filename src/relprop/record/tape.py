@@ -21,7 +21,7 @@ from relprop.record.books import Ledger
 from relprop.record.facts import Facts
 from relprop.record.graph import Graph
 from relprop.record.step import Visit
-from relprop.record.tensors import replaced, tensors
+from relprop.record.tensors import function_of, tensors
 from relprop.rules.base import as_is
 
 Key = tuple[int, int]
@@ -118,21 +118,17 @@ class Tape(Graph):
     ) -> Any:
         """The call's own vector-Jacobian product, of the call alone: its operands may depend on each other."""
         moving = operands or tuple({id(t): t for t in tensors((call.args, call.kwargs)) if self.depends(t)}.values())
-        places = [id(t) for t in moving]
-        func, args, kwargs = call.func, call.args, call.kwargs
+        places, func = [id(t) for t in moving], call.func
         ledger, path = self._ledger, call.path  # an entry that held the tape would hold itself
-        versions = [(t, t._version) for t in tensors((args, kwargs)) if id(t) not in places]
+        versions = [(t, t._version) for t in tensors((call.args, call.kwargs)) if id(t) not in places]
 
-        alone = run if operands else None
+        alone = run if run is not None and operands else function_of(func, call.args, call.kwargs, moving)
 
         def again(*given: Tensor) -> Any:
-            if alone is not None:
-                return alone(*given)
             if any(t._version != version for t, version in versions):
                 name = getattr(func, "__name__", func)
                 raise _refused(f"{name} of a constant that is changed in place afterwards", path)
-            new = dict(zip(places, given, strict=True))
-            return func(*replaced(args, new), **replaced(kwargs, new))
+            return alone(*given)
 
         def pull(given: Sequence[Tensor], _: Any, gs: Sequence[Any]) -> Sequence[Tensor | None]:
             if share is not None and gs[0] is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,9 +41,28 @@ _AUGMENTED = {
 }
 
 
-def replaced(value: Any, new: dict[int, Tensor]) -> Any:
-    """`value` with tensors in nested lists, tuples and dicts replaced, by identity."""
-    if isinstance(value, torch.Tensor):
+class Hole:
+    """Where a tensor stood."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+
+def function_of(func: Any, args: Any, kwargs: Any, operands: Sequence[Tensor]) -> Callable[..., Any]:
+    """A call as a function of some of the tensors in its arguments; it holds none of those."""
+    holes = {id(t): Hole(i) for i, t in enumerate(operands)}
+    args, kwargs = replaced(args, holes), replaced(kwargs, holes)
+
+    def call(*given: Tensor) -> Any:
+        new = {id(hole): t for hole, t in zip(holes.values(), given, strict=True)}
+        return func(*replaced(args, new), **replaced(kwargs, new))
+
+    return call
+
+
+def replaced(value: Any, new: Mapping[int, Any]) -> Any:
+    """`value` with tensors (or holes) in nested lists, tuples and dicts replaced, by identity."""
+    if isinstance(value, (torch.Tensor, Hole)):
         return new.get(id(value), value)
     if isinstance(value, tuple):
         items = [replaced(v, new) for v in value]

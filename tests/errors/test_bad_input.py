@@ -222,6 +222,7 @@ TARGETS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "one of a batch too large": (torch.tensor([0, 7]), ("7",)),
     "too many": (torch.tensor([0, 1, 2]), ("3", "2")),
     "floating relevance of a wrong shape": (torch.ones(2, 4), (r"\(2, 4\)", r"\(2, 5\)")),
+    "mask of nothing": (torch.zeros(2, 5, dtype=torch.bool), ("False everywhere",)),
     "mask of a wrong shape": (torch.ones(2, 6, dtype=torch.bool), (r"\(2, 6\)", r"\(2, 5\)")),
     "tuple too long": ((0, 1, 2), ("target",)),
     "tuple out of range": ((9,), ("9",)),

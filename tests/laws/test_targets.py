@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -184,3 +185,13 @@ def test_audit_of_an_empty_branch() -> None:
     found = rp.LRP(layer, rp.AlphaBeta(2, 1)).explain(a, target=r)
     assert float(found.relevance.sum()) == pytest.approx(2 * float(r.sum()), rel=1e-5)
     assert found.audit.excess == pytest.approx(-float(r.sum()), rel=1e-5)
+
+
+def test_numpy_numbers_and_arrays_are_targets() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(4, 3).double(), torch.randn(2, 4, dtype=torch.float64)
+    lrp = rp.LRP(model)
+    for given, same in ((np.int64(2), 2), (np.array([0, 2]), torch.tensor([0, 2])), (np.array(1), 1)):
+        assert torch.equal(lrp.explain(x, target=given).relevance, lrp.explain(x, target=same).relevance)
+    mask = np.array([[True, False, True], [False, True, False]])
+    assert torch.equal(lrp.explain(x, target=mask).relevance, lrp.explain(x, target=torch.from_numpy(mask)).relevance)

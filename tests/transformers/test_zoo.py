@@ -198,7 +198,7 @@ def test_half_precision(name: str, dtype: torch.dtype) -> None:
 def test_dropout_in_training_mode_is_refused() -> None:
     case = make("bert")
     case.model.train()
-    with pytest.raises(rp.RelpropError, match="dropout"):
+    with pytest.raises(rp.RelpropError, match=r"dropout with p = 0.1 .*module .bert.embeddings.dropout"):
         rp.LRP(case.model, rp.AttnLRP()).explain(target=case.target, **case.kwargs)
 
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from relprop.composite import Composite, as_composite
@@ -79,7 +81,7 @@ class LRP:
         args, kwargs  what the model takes. Explained are all floating tensors among them, nested ones too, and the
                       embeddings of integer ones
         target        None: the arg max of a 2-d output (a 0-d or 1-d output is explained whole); an int; a tensor
-                      of ints, one a sample; a tuple that indexes the output after its batch dimension; a boolean
+                      or array of ints, one a sample; a tuple that indexes the output after its batch dimension; a boolean
                       mask of the output's shape; a callable from the raw output to the tensor to explain; or a
                       floating tensor of the output's shape: the relevance at the output itself
         targets       several of these: one forward, and one backward and one explanation each
@@ -116,7 +118,7 @@ class LRP:
             raise InputError("targets is empty: give at least one target")
         several = targets is not None or (conditions is not None and not isinstance(conditions, Mapping))
         request = Request(
-            targets=(target,) if targets is None else tuple(targets),
+            targets=(_target(target),) if targets is None else tuple(_target(t) for t in targets),
             seed=seed,
             layers=_texts(layers),
             conditions=_conditions(conditions),
@@ -207,6 +209,13 @@ class LRP:
             run(self.model, recorder, args, kwargs)
             self._totals[key] = dict(recorder.sites.positions.counts)
         return self._totals[key]
+
+
+def _target(given: Any) -> Any:
+    """numpy's numbers and arrays count as Python's and torch's."""
+    if isinstance(given, np.generic):
+        return given.item()
+    return torch.as_tensor(given) if isinstance(given, np.ndarray) else given
 
 
 def _texts(given: Sequence[str] | str) -> tuple[str, ...]:

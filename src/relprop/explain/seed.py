@@ -203,6 +203,8 @@ def _by_tensor(mask: Tensor, target: Tensor, shape: tuple[int, ...]) -> Tensor:
     if target.dtype == torch.bool:
         if tuple(target.shape) != shape and tuple(target.shape) != shape[1:]:
             raise InputError(f"a mask must have the output's shape {shape}, got {tuple(target.shape)}")
+        if not bool(target.any()):
+            raise InputError("the mask is False everywhere: there is nothing to explain")
         return mask | target
     if target.ndim == 0:
         return _single(mask, int(target), shape)

@@ -75,7 +75,8 @@ def sdpa(call: Call) -> Op:
     )  # fmt: skip
     if p > 0:
         raise ModelStateError(
-            f"attention with dropout p = {p}: the explanation would be random. Call model.eval() first."
+            f"attention with dropout p = {p} (module {call.path or '(model)'!r}): the explanation would be random. "
+            "Call model.eval() first."
         )
     inputs = {"q": q, "k": k, "v": v, "mask": mask}
     roles = tuple(role for role, value in inputs.items() if call.depends(value))

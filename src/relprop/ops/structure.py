@@ -103,7 +103,8 @@ def dropout(call: Call) -> Native:
     x, p, training = call.bind("input p training", p=0.5, training=call.name == "dropout")
     if training and p > 0:
         raise ModelStateError(
-            f"dropout with p = {p} in training mode: the explanation would be random. Call model.eval() first."
+            f"dropout with p = {p} in training mode (module {call.path or '(model)'!r}): the explanation would be "
+            "random. Call model.eval() first."
         )
     return Native(fact=call.fact(x) or Fact())
 

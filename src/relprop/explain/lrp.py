@@ -81,9 +81,9 @@ class LRP:
         args, kwargs  what the model takes. Explained are all floating tensors among them, nested ones too, and the
                       embeddings of integer ones
         target        None: the arg max of a 2-d output (a 0-d or 1-d output is explained whole); an int; a tensor
-                      or array of ints, one a sample; a tuple that indexes the output after its batch dimension; a boolean
-                      mask of the output's shape; a callable from the raw output to the tensor to explain; or a
-                      floating tensor of the output's shape: the relevance at the output itself
+                      or array of ints, one a sample; a tuple that indexes the output after its batch dimension; a
+                      boolean mask of the output's shape; a callable from the raw output to the tensor to explain; or
+                      a floating tensor of the output's shape: the relevance at the output itself
         targets       several of these: one forward, and one backward and one explanation each
         seed          "value": relevance at the output is the explained value, so relevance sums to it up to the
                       audit's entries. "one": it is one. A tensor: one relevance for each explained value

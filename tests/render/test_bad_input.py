@@ -146,6 +146,35 @@ def test_a_thousand_classes_of_names() -> None:
     assert figure.axes[0].get_window_extent().width > 0.4 * figure.bbox.width
 
 
+EVIL = "costs $5, or $6_x^{2$ \\frac <script>\u202e"
+ROWS = np.random.default_rng(0).normal(size=(3, 4))
+NAMED: dict[str, Callable[[], Any]] = {
+    "bars": lambda: render.bars(ROWS[0], [EVIL] * 4, [EVIL] * 4, title=EVIL),
+    "waterfall": lambda: render.waterfall(ROWS[0], [EVIL] * 4, [EVIL] * 4, title=EVIL),
+    "beeswarm": lambda: render.beeswarm(ROWS, [EVIL] * 4, ROWS, title=EVIL),
+    "heat_table": lambda: render.heat_table(ROWS, [EVIL] * 4, np.full((3, 4), EVIL, object), rows=[EVIL] * 3),
+    "matrix": lambda: render.matrix(ROWS, [EVIL] * 3, [EVIL] * 4, title=EVIL, across_label=EVIL),
+    "heads": lambda: render.heads({EVIL: ROWS[None], "b": ROWS[None]}, 2, title=EVIL),
+    "graph": lambda: render.graph(
+        [(EVIL, EVIL, 1.0), ("b", EVIL, 2.0)], [((EVIL, EVIL), ("b", EVIL), 1.0)], title=EVIL
+    ),
+    "grid": lambda: render.grid([np.eye(3)], [EVIL], caption=EVIL),
+    "signal": lambda: render.signal(ROWS, names=[EVIL] * 3, time_label=EVIL, title=EVIL),
+    "slices": lambda: render.slices(np.ones((2, 2, 2)), title=EVIL),
+    "audit_bars": lambda: render.audit_bars(explained(), title=EVIL),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_every_text_is_drawn_as_it_is(name: str, tmp_path: Path) -> None:
+    figure = NAMED[name]()
+    written = texts(figure)
+    assert "costs $5, or $6_x" in written and "\u202e" not in written
+    pixels(figure)  # a formula that does not parse would raise here
+    svg = render.save(figure, tmp_path / "a.svg").read_text()
+    assert "<script" not in svg
+
+
 # -- texts -------------------------------------------------------------------------------------------------------------
 
 

@@ -47,7 +47,7 @@ def layer_rows(explanation: Any) -> list[Row]:
     for path, found in reversed(list(explanation.layers.items())):
         runs = list(enumerate(found)) if isinstance(found, list) else [(None, found)]
         for run, relevance in reversed(runs):
-            name = path if run is None else f"{path} #{run}"
+            name = (path or "(model)") + ("" if run is None else f" #{run}")
             rows.append(_row(name, [t for _, t in tensors(relevance)]))
     inputs = list(tensors(explanation.relevance))
     for name, relevance in inputs:

@@ -21,6 +21,7 @@ Array = npt.NDArray[np.float64]
 _WRITTEN = 160  # cells up to which the numbers are written in
 _NAMED = 60  # columns up to which each has its name
 _MOST = 400  # lines and columns
+_LETTER = 0.065  # inches of a letter in a name
 _NONE = 225  # grey level of what did not run
 
 
@@ -184,7 +185,12 @@ def matrix(
     ground[missing] = _NONE
     written = array.size <= _WRITTEN and columns <= 16
     cell = 0.42 if written else min(0.22, 9.0 / columns)
-    figure = new_figure(2.6 + max(cell * columns, 2.0), 1.2 + max(min(0.24, 12.0 / lines) * lines, 0.5))
+    beside, below = (max(map(len, names)) if len(names) <= _NAMED else 0 for names in named)
+    turned = below > 3
+    figure = new_figure(
+        1.4 + _LETTER * beside + max(cell * columns, 2.0),
+        1.0 + (_LETTER * below if turned else 0.15) + max(min(0.24, 12.0 / lines) * lines, 0.5),
+    )
     axis = figure.subplots()
     axis.imshow(ground, aspect="auto", interpolation="nearest")
     if lines <= _NAMED:
@@ -193,7 +199,6 @@ def matrix(
         axis.set_yticks([])
     axis.set_xticks(range(columns) if columns <= _NAMED else [])
     if columns <= _NAMED:
-        turned = max(map(len, named[1])) > 3
         axis.set_xticklabels(named[1], fontsize=6.5, rotation=90 if turned else 0, parse_math=False)
     axis.tick_params(length=0)
     if written:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 import relprop as rp
 from relprop.concepts import Channels, Dimensions, Directions, Heads, Mask, Neurons, Tokens
-from relprop.concepts.patching import activation_patching, attribution_patching, native_gradient
+from relprop.concepts.patching import activation_patching, attribution_patching, native_gradient, relp
 from tests.concepts.nets import small
+from tests.concepts.test_crp import Block
 from tests.support.compare import assert_close
 from tests.support.state import assert_same_state, snapshot
 
@@ -77,6 +78,34 @@ def test_relp_takes_the_gradient_of_relevance() -> None:
         assert_close(found.effects[name], by_hand(model, given, other, name)[0] * e.gradients[name], 1e-9, name)
     plain = attribution_patching(native_gradient(model), given, other, PLACES, metric=metric)
     assert any((found.effects[n] - plain.effects[n]).abs().max() > 1e-3 for n in found.effects)
+
+
+def test_relp_by_what_its_rules_hold_constant() -> None:
+    """The gradient of a form in which norms' statistics and activations' factors are detached, and nothing else."""
+    model, x = Block().double().eval(), torch.randn(2, 5, 8, dtype=torch.float64)
+    other = torch.randn_like(x)
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str, values: Tensor) -> Tensor:
+        kept[name] = values
+        return values
+
+    def norm(layer: nn.LayerNorm, h: Tensor) -> Tensor:
+        deviation = (h.var(-1, correction=0, keepdim=True) + layer.eps).sqrt().detach()
+        return (h - h.mean(-1, keepdim=True)) / deviation * layer.weight + layer.bias
+
+    h = x.clone().requires_grad_()
+    parts = keep("qkv", model.qkv(norm(model.norm, keep("norm:in", h.clone())))).chunk(3, -1)
+    q, k, v = (t.unflatten(-1, (4, -1)).transpose(1, 2) for t in parts)
+    z = keep("out:in", (torch.softmax(q @ k.transpose(-2, -1) / 2**0.5, -1) @ v).transpose(1, 2).flatten(2))
+    h = h + keep("out", model.out(z))
+    u = keep("up", model.up(norm(model.second, keep("second:in", h.clone()))))
+    h = h + model.down(u * (nn.functional.gelu(u) / u).detach())
+    grads = torch.autograd.grad(model.head(h.mean(1))[:, 2].sum(), list(kept.values()))
+    found = attribution_patching(relp(model), x, other, list(kept), metric=2)
+    for name, g in zip(kept, grads, strict=True):
+        assert_close(found.gradients[name], g, 1e-9, name)
+        assert found.effects[name].any()
 
 
 UNITS = {"heads": Heads(of=4), "tokens": Tokens(), "dimensions": Dimensions(), "some dimensions": Dimensions(3, 5)}
@@ -154,10 +183,10 @@ def test_relp_sees_through_an_activation_that_saturates() -> None:
 
     model, x, zero = Saturated(), torch.tensor([[4.0]]).double(), torch.zeros(1, 1).double()
     true = activation_patching(model, x, zero, "inner", metric=0)["inner"]
-    relp = attribution_patching(rp.LRP(model, rp.Zero()), x, zero, "inner", metric=0).effects["inner"]
+    told = attribution_patching(relp(model), x, zero, "inner", metric=0).effects["inner"]
     plain = attribution_patching(native_gradient(model), x, zero, "inner", metric=0).effects["inner"]
     assert float(true) == pytest.approx(-1.998659, rel=1e-6)
-    assert_close(relp, true, 1e-9)
+    assert_close(told, true, 1e-9)
     assert float(plain) == pytest.approx(-0.0107, rel=1e-2)
 
 

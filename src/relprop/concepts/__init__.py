@@ -23,6 +23,7 @@ from relprop.concepts.patching import PatchEffects as PatchEffects
 from relprop.concepts.patching import activation_patching as activation_patching
 from relprop.concepts.patching import attribution_patching as attribution_patching
 from relprop.concepts.patching import native_gradient as native_gradient
+from relprop.concepts.patching import relp as relp
 from relprop.concepts.pruning import least as least
 from relprop.concepts.pruning import prune_units as prune_units
 from relprop.concepts.pruning import unit_relevance as unit_relevance

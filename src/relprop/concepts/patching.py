@@ -33,10 +33,28 @@ from relprop.explain.seed import main_output
 from relprop.record import place
 from relprop.record.places import INPUT
 from relprop.rules import Gradient
-from relprop.selectors import All
+from relprop.selectors import All, Kind
 from relprop.units import Channels, Mask, as_units
 
 Given = Any
+
+
+class RelP(Composite):
+    """The rules of RelP: statistics of norms constant, activations by the identity rule, half to each factor of a gate,
+    LRP-0 for linear maps, and attention by its own gradient, so that no books balance.
+
+    [Rezaei Jafari et al. 2025, table 1]
+    """
+
+    reading: Literal["gradient"] = "gradient"
+
+    def __init__(self) -> None:
+        super().__init__([(Kind("attention", "softmax", "matmul"), Gradient())], name="RelP")
+
+
+def relp(model: nn.Module) -> LRP:
+    """With this, `attribution_patching` is RelP."""
+    return LRP(model, RelP())
 
 
 class NativeGradient(Composite):
@@ -49,7 +67,7 @@ class NativeGradient(Composite):
 
 
 def native_gradient(model: nn.Module) -> LRP:
-    """With this instead of `LRP(model)`, `attribution_patching` is plain attribution patching."""
+    """With this, `attribution_patching` is what that name stands for in the literature."""
     return LRP(model, NativeGradient())
 
 
@@ -94,7 +112,10 @@ class PatchEffects:
 
         names, table = self.table(units)
         options = {"title": "effect of patching", "total": False, **options}
-        return render.matrix(table, names, across, **options)
+        figure = render.matrix(table, names, across, **options)
+        for bar in figure.axes[1:]:
+            bar.set_ylabel("effect", fontsize=7)
+        return figure
 
     def save(self, path: str | Path, units: Any = None, **options: Any) -> Path:
         """Draw it into a file: .png, .svg, .pdf."""
@@ -108,8 +129,8 @@ def attribution_patching(
 ) -> PatchEffects:
     """Estimate the effect of patching every value at the places, by two forwards and one backward.
 
-    lrp      its rules make the gradient: with `AttnLRP` (or what `LRP(model)` chooses for a language model) this is
-             RelP, with `native_gradient(model)` attribution patching
+    lrp      its rules make the gradient: `relp(model)`, `native_gradient(model)`, or any `LRP`. Rules that conserve
+             share relevance where effects do not: AttnLRP gives the values half of what attention hands on
     given    the input on which the metric is looked at: a tensor, a tuple of arguments, or a dict of keywords
     other    the input whose values are put in, of the same shape
     places   as for `LRP.explain(layers=)`; each must name tensors that pass once

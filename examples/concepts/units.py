@@ -1,42 +1,69 @@
 """
-Units inside the network
-========================
+Units inside the model
+======================
 
-A map says where. Which parts of the network were at work there? Concept relevance propagation
-lets only the relevance of chosen units pass a layer: here channels of EfficientNet-Lite0.
+Which channels of a network speak for "tiger cat", what each of them looks at, and which of them
+feed one another.
 """
 
+import numpy as np
+from skimage import data
+
 import relprop as rp
-from relprop.concepts import CRP, TopN
+from relprop.concepts import CRP, TopN, attribution_graph, reference_samples
 from relprop.models import load_model, read_photo
 
 loaded = load_model("efficientnet-lite0")
+see = loaded.preprocess
 photo = read_photo("chelsea")
-x, view = loaded.preprocess(photo), loaded.preprocess.view(photo)
-lrp = rp.LRP(loaded.model, rp.EpsilonPlusFlat())
+x, view = see(photo), see.view(photo)
+tiger = 282
+
+lrp = rp.LRP(loaded.model, rp.EpsilonGammaBox(see.low, see.high))
+crp = CRP(lrp)
 
 # %%
-# The strongest channels
-# ----------------------
-# ``TopN`` finds those with the most relevance for the target, and makes a condition of each. One
-# is said to be about the eyes, or the nose, only by looking: each map shows where its channel
-# had the relevance that it passed on.
+# The five channels of a middle layer with most relevance, and a map under the condition of each.
+# They share the eyes and part the rest: one looks at the rims and the nose, one at the whiskers'
+# roots and the stripes.
 
-layer = "blocks.10.expand"
-strongest = CRP(lrp).explain(x, target=282, conditions={layer: TopN(5)})
-figure = strongest.picture(view, columns=3, smooth=1)
+found = crp.explain(x, conditions={"blocks.10": TopN(5)}, target=tiger)
+figure = found.picture(view, smooth=2)
 
 # %%
-# All of them
-# -----------
-# Nothing goes around this layer but the block's own residual way, so the maps of all channels
-# together are the part of the relevance that took the block.
+# From layer to layer
+# -------------------
+# An attribution graph: the strongest units of the last convolution, of each those below that feed
+# it most, and so on. An edge is the relevance of the lower unit under the condition of the upper.
 
-e = lrp.explain(x, target=282, layers=[layer])
-by_channel = e.layers[layer][0].sum((1, 2))
-order = by_channel.argsort(descending=True)
-total = by_channel.sum()
-for count in (1, 5, 50, len(order)):
-    print(
-        f"{count:4d} channels hold {by_channel[order[:count]].sum() / total:6.1%} of the layer's"
-    )
+graph = attribution_graph(
+    crp, x, layers=["head", "blocks.15", "blocks.10"], width=[3, 2, 2], target=tiger
+)
+figure_graph = graph.draw(title="tiger cat, score 9.3")
+
+# %%
+# What a channel stands for
+# -------------------------
+# One picture does not tell. Here are the parts of six photographs in which the two strongest
+# channels are most relevant to whatever the network sees there, cut to what they look at.
+
+names = ["chelsea", "coffee", "rocket", "astronaut"]
+photos = [data.astronaut() if name == "astronaut" else getattr(data, name)() for name in names]
+tiles = []
+for picture in photos:
+    side = min(picture.shape[:2])
+    for start in np.linspace(0, picture.shape[1] - side, 3).astype(int):
+        tiles.append(np.ascontiguousarray(picture[:side, start : start + side]))
+inputs = [see(tile)[0] for tile in tiles]
+references = reference_samples(
+    lrp, (i[None] for i in inputs), "blocks.10", count=5, target="predicted"
+)
+strongest = [condition["blocks.10"].index[0] for condition in found.conditions[:3]]
+figure_references = references.picture(
+    lrp,
+    inputs.__getitem__,
+    strongest,
+    view=lambda i: see.view(tiles[i]),
+    count=5,
+    target="predicted",
+)

@@ -195,3 +195,13 @@ def test_numpy_numbers_and_arrays_are_targets() -> None:
         assert torch.equal(lrp.explain(x, target=given).relevance, lrp.explain(x, target=same).relevance)
     mask = np.array([[True, False, True], [False, True, False]])
     assert torch.equal(lrp.explain(x, target=mask).relevance, lrp.explain(x, target=torch.from_numpy(mask)).relevance)
+
+
+def test_a_target_that_cancels_is_explained_by_nothing() -> None:
+    """The sum of a normalised vector is zero whatever comes in: rounding is no imbalance of the books."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 64), nn.LayerNorm(64, elementwise_affine=False)).double()
+    x = torch.randn(2, 6, dtype=torch.float64)
+    e = rp.LRP(model).explain(x, target=lambda y: y.sum(1))
+    assert e.audit.balanced and e.audit.scale > 1 and e.relevance.abs().max() < 1e-12
+    assert "%" in str(e.audit) and "e+" not in str(e.audit).split("NOT")[0]

@@ -36,7 +36,8 @@ class Audit:
     excluded     left out by conditions: at the selected layers by formula; what goes around them, where
                  `exclude_parallel` leaves that out, is the remainder of the part above them
     unexplained  the remainder; the only other entry that is computed as one
-    scale        sum of absolute relevance at the inputs and leaves, or at the output if that is more
+    scale        sum of absolute relevance at the inputs and leaves, or at the output if that is more; where all of it
+                 cancels there, at the operation inside that most comes to
     tolerance    the share of `scale` up to which `unexplained` is rounding
     conserving   False for gradient methods, which have no books to balance
     """
@@ -94,7 +95,7 @@ class Audit:
             return "audit: a gradient method; its map is not relevance and nothing is conserved"
         rows = self.rows()
         width = max(len(name) for name, _ in rows)
-        base = abs(self.seed) or 1.0
+        base = abs(self.seed) if abs(self.seed) > 1e-6 * self.scale else self.scale or 1.0
         lines = [f"{name:<{width}}  {value:>12.5g}  {value / base:>8.2%}" for name, value in rows]
         verdict = "balanced" if self.balanced else "NOT BALANCED"
         lines.append(f"{verdict}: unexplained is {self.unexplained_share:.1e} of the absolute relevance "

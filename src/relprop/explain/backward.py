@@ -196,13 +196,23 @@ def _balance(forward: Forward, seed: Seed, relevance: Sequence[Tensor], ledger: 
         inputs=inputs,
         leaves=leaves,
         **booked,
-        scale=max(found[1], sum(found[2 + count :])),
+        scale=_scale(max(found[1], sum(found[2 + count :])), ledger),
         tolerance=max(TOLERANCE.get(d, 0.0) for d in dtypes) or TOLERANCE[torch.float32],
         conserving=recorder.composite.reading == "relevance",
         cuts=tuple(recorder.cuts),
         sites=tuple(ledger.worst()) if ledger.by_site else (),
         native=tuple(f"{u.node} ({u.path or '(model)'}.{u.function})" for u in forward.unknown),
     )
+
+
+def _scale(ends: float, ledger: Ledger) -> float:
+    """What rounding is measured by: absolute relevance at both ends or, where it all cancels there, in between."""
+    between = ledger.largest()
+    return between if ends < _NOTHING * between else ends
+
+
+#: The part of the relevance inside a network at which that at its ends is what rounding has left of it.
+_NOTHING = 1e-6
 
 
 def finite(result: Explanation) -> bool:

@@ -129,6 +129,8 @@ def record(
     more: dict[str, Any] = {"graph": Tape} if request.create_graph else {"store": store, "many": many}
     recorder = Recorder(model, composite, carry=carry, captures=captures, totals=totals, **more)
 
+    recorder.ledger.begin(request.by_site)
+
     def chosen(output: Any) -> list[Any]:
         if request.start is not None:
             output = start(recorder, request.start)

@@ -163,6 +163,7 @@ class LRP:
                 again = replace(request, by_site=True)
                 forward = self.recorded(again, args, kwargs)
                 result = propagate(forward, forward.seeds[i], again, condition)
+                sound = result.audit.balanced or request.lenient
             if not finite(result):
                 refuse_not_finite(result, forward)
             if not sound:

@@ -30,6 +30,7 @@ class Ledger:
         self._amounts: list[Tensor] = []
         self._entries: list[tuple[str, float]] = []
         self._sites: defaultdict[int, defaultdict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+        self._sizes: list[Tensor] = []
         self._site: Site | None = None
         self.labels: dict[int, str] = {}
 
@@ -59,6 +60,8 @@ class Ledger:
             return
         came = [_relevance(y, g) for y, g in zip(outputs, gs, strict=False) if g is not None and y is not None]
         went = [_relevance(x, g) for x, g in zip(operands, pulled, strict=True) if g is not None and x is not None]
+        self._sizes += [_product(y, g).abs().sum() for y, g in zip(outputs, gs, strict=False)
+                        if y is not None and g is not None]  # fmt: skip
         self._sites[site.index]["in"].extend(came)
         self._sites[site.index]["out"].extend(went)
         self.labels[site.index] = site.label
@@ -72,6 +75,10 @@ class Ledger:
                 found.append((self.labels[index], entries.get("in", 0.0) - entries.get("out", 0.0) - booked))
         return sorted(found, key=lambda row: -abs(row[1]))
 
+    def largest(self) -> float:
+        """The most absolute relevance that came into any site whose books are kept."""
+        return max(numbers(self._sizes), default=0.0)
+
     def totals(self) -> dict[str, float]:
         found = dict.fromkeys(ENTRIES, 0.0)
         for (entry, times), amount in zip(self._entries, numbers(self._amounts), strict=True):
@@ -83,5 +90,8 @@ class Ledger:
 
 
 def _relevance(values: Tensor, g: Tensor) -> Tensor:
-    product = nonzero(values) * g
-    return torch.where(values.isinf(), 0.0, product).sum().real
+    return _product(values, g).sum().real
+
+
+def _product(values: Tensor, g: Tensor) -> Tensor:
+    return torch.where(values.isinf(), 0.0, nonzero(values) * g)

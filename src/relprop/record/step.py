@@ -41,7 +41,7 @@ class Step(torch.autograd.Function):
         if integers:
             ctx.mark_non_differentiable(*integers)
         ctx.set_materialize_grads(False)
-        keep_operands, keep_outputs = visit.rule.keeps(visit.op)
+        keep_operands, keep_outputs = (True, True) if visit.ledger.by_site else visit.rule.keeps(visit.op)
         ctx.visit, ctx.count = visit, len(operands)
         ctx.save_for_backward(
             *(operands if keep_operands else [None] * len(operands)),

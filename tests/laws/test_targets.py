@@ -205,3 +205,14 @@ def test_a_target_that_cancels_is_explained_by_nothing() -> None:
     e = rp.LRP(model).explain(x, target=lambda y: y.sum(1))
     assert e.audit.balanced and e.audit.scale > 1 and e.relevance.abs().max() < 1e-12
     assert "%" in str(e.audit) and "e+" not in str(e.audit).split("NOT")[0]
+
+
+def test_the_books_of_all_sites_add_up_to_those_of_the_call() -> None:
+    model, x = residual_net(), picture()
+    e = rp.LRP(model, rp.EpsilonPlus()).explain(x, target=1, audit="sites")
+    for entry in ("bias", "epsilon", "excess"):
+        assert sum(b.get(entry, 0.0) for b in e.audit.books.values()) == pytest.approx(
+            getattr(e.audit, entry), rel=1e-9
+        )
+    conv = next(s for s in e.plan.sites if s.label == "stem.conv2d")
+    assert e.audit.books[conv.index]["bias"] != 0

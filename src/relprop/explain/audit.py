@@ -38,6 +38,8 @@ class Audit:
     unexplained  the remainder; the only other entry that is computed as one
     scale        sum of absolute relevance at the inputs and leaves, or at the output if that is more; where all of it
                  cancels there, at the operation inside that most comes to
+    sites, books  with audit="sites": what went unexplained at every site, worst first; and the entries of each, by
+                 its index in the plan
     tolerance    the share of `scale` up to which `unexplained` is rounding
     conserving   False for gradient methods, which have no books to balance
     """
@@ -57,6 +59,7 @@ class Audit:
     native: tuple[str, ...] = ()
     excluded: float = 0.0
     notes: tuple[str, ...] = ()
+    books: dict[int, dict[str, float]] = field(default_factory=dict)
 
     @property
     def explained(self) -> float:

@@ -201,6 +201,7 @@ def _balance(forward: Forward, seed: Seed, relevance: Sequence[Tensor], ledger: 
         conserving=recorder.composite.reading == "relevance",
         cuts=tuple(recorder.cuts),
         sites=tuple(ledger.worst()) if ledger.by_site else (),
+        books=ledger.sites() if ledger.by_site else {},
         native=tuple(f"{u.node} ({u.path or '(model)'}.{u.function})" for u in forward.unknown),
     )
 

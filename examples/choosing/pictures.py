@@ -33,6 +33,10 @@ low, default, whole = figures
 
 titles = ["espresso", "consomme"]
 own = render.grid([cup, consomme], titles)
+
+# %%
+# With one for all, the weaker class is paler.
+
 shared = render.grid([cup, consomme], titles, shared_scale=True)
 
 # %%

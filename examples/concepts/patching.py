@@ -40,8 +40,8 @@ def prefers_paris(output):
 # The residual stream
 # -------------------
 # The effect of putting the values that "Italy" gives into the run on "France", at each layer's
-# input and each token: how much "Paris" would lose. Up to layer 23 the word itself holds it, then
-# the last one does.
+# input and each token: how much "Paris" would lose. Up to layer 23 the word itself holds it,
+# then the last one does.
 
 layers = [f"model.layers.{i}:in" for i in range(model.config.num_hidden_layers)]
 effects = attribution_patching(relp(model), france, italy, layers, metric=prefers_paris)
@@ -63,8 +63,9 @@ for place, head, effect in by_head.strongest(3, heads):
 # %%
 # Beside the truth
 # ----------------
-# Both are estimates from one backward. What they estimate takes a forward for every cell. Here they
-# find the cells, and make too little of them: the model is far from linear over so long a step.
+# Both are estimates from one backward. What they estimate takes a forward for every cell. Here
+# they find the cells, and make too little of them: the model is far from linear over so long a
+# step.
 
 few = layers[::6]
 true = torch.cat(

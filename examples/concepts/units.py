@@ -31,6 +31,13 @@ found = crp.explain(x, conditions={"blocks.10": TopN(5)}, target=tiger)
 figure = found.picture(view, smooth=2)
 
 # %%
+# How many it takes: the share of the layer's relevance that its strongest channels hold.
+
+ranked = crp.relevance(x, layer="blocks.10", target=tiger)[0].sort(descending=True).values
+for count in (1, 5, 50, len(ranked)):
+    print(f"{count:4d} channels hold {ranked[:count].sum() / ranked.sum():7.1%}")
+
+# %%
 # From layer to layer
 # -------------------
 # An attribution graph: the strongest units of the last convolution, of each those below that feed

@@ -216,7 +216,7 @@ def clrp(
     own = Magnitude(target, dim=dim, at=at)
     if dual == "negated":
         one = lrp.explain(*args, target=own, **kwargs)
-        composite, _ = lrp._pick(args, kwargs)
+        composite = lrp.composite_for(*args, **kwargs)
         rows = [(Last(), NegatedWeights()), *composite.rows]
         other = LRP(lrp.model, Composite(rows, f"CLRP2 of {composite.name}")).explain(*args, target=own, **kwargs)
     else:

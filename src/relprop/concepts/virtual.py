@@ -240,7 +240,7 @@ def explain_in(basis: Basis, lrp: LRP, x: Tensor, *args: Any, **options: Any) ->
     if x.dtype in (torch.float16, torch.bfloat16):
         raise InputError(f"a basis is not found in {x.dtype}: explain in float32 (model.float(), x.float())")
     kwargs = {k: v for k, v in options.items() if k not in _OPTIONS}
-    composite, _ = lrp._pick((x, *args), kwargs)
+    composite = lrp.composite_for(x, *args, **kwargs)
     if composite.carries() != "nowhere" and bool((x == 0).any()):
         raise InputError(
             f"{composite.name} gives relevance to entries that are 0 (z-box, w², flat), and the input has "

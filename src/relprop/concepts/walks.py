@@ -284,7 +284,7 @@ def walk_relevance(
         seen = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"the features of nodes must be floating, [n, F] or [1, n, F], got {seen}")
     held = Within(lrp.model, lambda model, features: model(features, *constants, **options))
-    inner = LRP(held, lrp._pick((x, *constants), options)[0])
+    inner = LRP(held, lrp.composite_for(x, *constants, **options))
     whole = inner.explain(x, target=target, layers=layers)
     size = x.shape[-2]
     tensors = [_features(whole.activations, name, size, x.ndim) for name in layers]

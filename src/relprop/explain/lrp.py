@@ -47,6 +47,10 @@ class LRP:
         """The rules: those that were given, or those chosen at the first call. None before it."""
         return self._composite if self._composite is not None or self._chosen is None else self._chosen[0]
 
+    def composite_for(self, *args: Any, **kwargs: Any) -> Composite:
+        """The rules that a call with these inputs gets: those that were given, or those chosen by what runs."""
+        return self._pick(args, kwargs)[0]
+
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """Which rule each executed site gets, and why. Runs the forward once and propagates nothing."""
         composite, notes = self._pick(args, kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from relprop.errors import ModelStateError
 from relprop.numerics import dot, nonzero
 from relprop.record.marks import mark_written
 from relprop.record.places import INPUT, Place
+from relprop.record.tensors import exchanged
 from relprop.record.weakly import weakly
 from relprop.record.weights import Weights
 
@@ -100,21 +103,16 @@ class Captures:
         run: Run = []
         for name in at.names if not replaying else ():
             self.found.setdefault(name, []).append(run)
-        if isinstance(value, Tensor):
-            return self._part(at, run, value)
-        if type(value) is tuple:
-            parts = [self._part(at, run, v) if isinstance(v, Tensor) else None for v in value]
-            return tuple(v if part is None else part for v, part in zip(value, parts, strict=True))
-        return None
+        return exchanged(value, partial(self._part, at, run))
 
-    def _part(self, at: _At, run: Run, value: Tensor) -> Tensor | None:
+    def _part(self, at: _At, run: Run, value: Tensor) -> Tensor:
         if not self._graph.depends(value):
-            return None
+            return value
         part: list[Tensor] = []
         run.append(part)
         fact = self._facts.get(value)
         if at.kind != "input" and fact is not None and fact.producer is not None:
-            fact.producer.capture = partial(weakly(self.keep), at, part)  # a batch norm may join the map
+            fact.producer.captures.append(partial(weakly(self.keep), at, part))  # a batch norm may join the map
         return self.keep(at, part, value)
 
     def keep(self, at: _At, part: list[Tensor], value: Tensor) -> Tensor:
@@ -122,7 +120,7 @@ class Captures:
         self._facts.read(value)
         with torch._C.DisableTorchFunction():
             kept = value
-            if at.kind == "input":  # others may read the same tensor
+            if at.kind != "site":  # others may read the same tensor: a module may return what it was given
                 kept = value.clone()
                 self._graph.link(value, kept)
             mark_written(kept)
@@ -138,7 +136,30 @@ class Captures:
         if fact is not None:
             fact.step = None  # the tensor that was captured has to stay as it is
         part.append(kept)
+        self._watch(at.names[0], value, onward)
         return onward
+
+    def _watch(self, name: str, value: Tensor, onward: Tensor) -> None:
+        """Two tensors stand where the model has one. That is the same unless one is changed in place and the other read
+        afterwards, which is refused as the model reads `value` once more."""
+        with torch._C.DisableTorchFunction():
+            writes = onward.detach()  # it shares the count of writes, and is to hold no memory
+            writes.data = onward.new_empty(0)
+        before, count = weakref.ref(value), (value._version, writes._version)
+
+        def judge() -> None:
+            read = before()
+            if read is None:
+                return
+            if (read._version, writes._version) != count:
+                raise ModelStateError(
+                    f"the tensor at {name!r} is changed in place, and the model then reads it under another name, so "
+                    "that no copy can stand for it: ask for a place before or after"
+                )
+            facts.on_next_read(read, judge)
+
+        facts = weakref.proxy(self._facts)
+        facts.on_next_read(value, judge)
 
     # -- in the backward -----------------------------------------------------------------------------------------
 
@@ -159,5 +180,7 @@ class Captures:
         self._ledger.add("excluded", dot(standing, g - kept))
         reached = (standing * kept != 0).flatten(1).any(1) if values.ndim > 1 else (standing * kept != 0).any()
         before = self.reached.get(name)
+        if before is not None and before.shape != reached.shape:  # a recurrent layer's output and its last state
+            before, reached = before.any().reshape(1), reached.any().reshape(1)
         self.reached[name] = reached if before is None else before | reached
         return kept

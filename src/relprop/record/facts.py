@@ -29,7 +29,7 @@ class _Known:
         self.version = tensor._version
         self.fact: Fact | None = None
         self.reads = 0
-        self.undo: Callable[[], None] | None = None
+        self.undo: tuple[Callable[[], None], ...] = ()
         self.seen = _NONE
         self.source: str | None = None
 
@@ -78,13 +78,15 @@ class Facts:
         known = self._known.get(id(tensor))
         if known is not None and known.ref() is tensor:
             known.reads += 1
-            if known.undo is not None:
-                known.undo()
-                known.undo = None
+            if known.undo:
+                calls, known.undo = known.undo, ()
+                for call in calls:
+                    call()
 
     def on_next_read(self, tensor: Tensor, undo: Callable[[], None]) -> None:
         """What holds only as long as nobody else reads the tensor."""
-        self._make(tensor).undo = undo
+        known = self._make(tensor)
+        known.undo = (*known.undo, undo)
 
     def reads(self, tensor: Tensor) -> int:
         known = self._find(tensor)

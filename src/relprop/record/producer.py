@@ -14,15 +14,18 @@ from relprop.site import Site
 
 
 class Producer:
-    """The linear map that made a tensor, for a batch norm that follows."""
+    """The linear map that made a tensor, for a batch norm that follows.
 
-    __slots__ = ("_operand", "_version", "capture", "decision", "op", "site")
+    captures  what the batch norm's result passes, as the map's own did: from the innermost place outwards
+    """
+
+    __slots__ = ("_operand", "_version", "captures", "decision", "op", "site")
 
     def __init__(self, op: LinearMap, site: Site, decision: Decision, operand: Tensor) -> None:
         self.op, self.site, self.decision = op, site, decision
         self._operand: Any = operand
         self._version = operand._version
-        self.capture: Callable[[Tensor], Tensor] | None = None
+        self.captures: list[Callable[[Tensor], Tensor]] = []
 
     def operand(self) -> Tensor | None:
         tensor = self._operand() if isinstance(self._operand, weakref.ref) else self._operand

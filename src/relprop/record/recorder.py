@@ -266,9 +266,10 @@ class Recorder(TorchFunctionMode):
                 op.fact.step = visit if before is None and rule.rectifies and not op.carrying else None
         self._note(result, op.fact, seen)
         op.fact = None  # it lives as long as the result, not as long as the graph
-        if merged is not None and merged.capture is not None:
-            result = merged.capture(result)
-        elif op.family != "fixed" and merged is None:
+        if merged is not None:
+            for capture in merged.captures:
+                result = capture(result)
+        elif op.family != "fixed":
             result = self._tap_site(site, result)
         if call.name in _HEADS and isinstance(result, Tensor) and len(operands) == 1:
             self.head = (weakref.ref(result), operands[0])
@@ -375,7 +376,13 @@ class Recorder(TorchFunctionMode):
                 self.facts.mark_seen(out, seen)
 
     def _tap(self, kind: str, paths: tuple[str, ...], value: Any) -> Any:
-        return self.captures.tap(kind, paths, value, self.replaying)
+        tapped = self.captures.tap(kind, paths, value, self.replaying)
+        if self.head is not None and tapped is not None:
+            made, logits = self.head
+            for old, new in zip(tensors(value), tensors(tapped), strict=True):
+                if old is made():
+                    self.head = (weakref.ref(new), logits)
+        return tapped
 
     def _tap_site(self, site: Site, result: Any) -> Any:
         if "site" not in self.captures.kinds:

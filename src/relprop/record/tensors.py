@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,27 @@ def tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, dict):
         for item in value.values():
             yield from tensors(item)
+
+
+def exchanged(value: Any, visit: Callable[[Tensor], Tensor]) -> Any:
+    """`value` with every tensor in nested lists, tuples and dicts (model outputs too) replaced by `visit(tensor)`;
+    itself where none is."""
+    if isinstance(value, torch.Tensor):
+        return visit(value)
+    if isinstance(value, (list, tuple)):
+        items = [exchanged(v, visit) for v in value]
+        if all(new is old for new, old in zip(items, value, strict=True)):
+            return value
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, dict):
+        fields = {k: exchanged(v, visit) for k, v in value.items()}
+        if all(fields[k] is v for k, v in value.items()):
+            return value
+        made = copy.copy(value)
+        for k, v in fields.items():
+            made[k] = v
+        return made
+    return value
 
 
 def out_of_place(func: Any) -> Any:

@@ -111,6 +111,34 @@ def test_a_budget_is_kept_and_changes_nothing(copies: int) -> None:
         assert_close(a.relevance, b.relevance, 1e-12)
 
 
+@pytest.mark.parametrize("samples", [1, 5])
+def test_what_a_forward_keeps_is_counted(samples: int) -> None:
+    """By hand: under LRP-0 a dense layer keeps its weight alone and a ReLU its result, six numbers of eight bytes."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).double()
+    x = torch.randn(samples, 4, dtype=torch.float64)
+    forward = rp.LRP(model, rp.Zero()).recorded(Request(targets=(0,), seed="value"), (x,), {})
+    assert forward.recorder.boxes.size(model.parameters()) == samples * 6 * 8
+
+
+def test_what_all_copies_share_is_left_out_and_said() -> None:
+    """Position embeddings that the samples share: their relevance cannot be told apart by condition."""
+
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.places, self.head = nn.Embedding(5, 4), nn.Embedding(3, 4), nn.Linear(4, 2)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.head((self.words(ids) + self.places(torch.arange(3)[None])).square().mean(1))
+
+    lrp, ids = rp.LRP(Placed().double(), rp.Zero()), torch.tensor([[0, 2, 1], [4, 4, 0]])
+    asked: dict[str, Any] = {"conditions": {"head:in": Indexed(0, 1, 2)}, "target": 1}
+    together, alone = CRP(lrp).explain(ids, **asked), CRP(lrp, budget=0).explain(ids, **asked)
+    assert_close(together.relevance, alone.relevance, 1e-12)
+    assert all("places" in e.leaves for e in alone)
+    assert "places" not in together[2].leaves and "the relevance of places is one for all" in str(together[2].audit)
+
+
 def test_conditions_on_different_places_and_targets() -> None:
     model, x, _ = small()
     lrp = rp.LRP(model, rp.Epsilon(1e-3))

@@ -29,6 +29,7 @@ from relprop.units import Rows, Units
 OVERHEAD = 2
 _AGREE = {torch.float64: 1e-8, torch.float32: 1e-3}
 _ELSE = 5e-2
+_COMMON = "the relevance of {} is one for all of them, and left out: a budget of 0 gives it for each"
 _SHARED = "the books are those of {} conditions that were propagated together"
 
 
@@ -163,12 +164,13 @@ def _part(e: Explanation, first: Explanation, condition: Mapping[str, Units], i:
     for text, units in condition.items():
         passed = [name for name in reached if fnmatchcase(name, text)] or [text]
         said |= {note: None for name in passed if (note := unreached(name, units, reached.get(name)))}
-    leaves = {k: r for k, r in e.leaves.items() if len(r) == count * len(first.leaves[k])}  # not what all copies share
+    leaves = {k: r for k, r in e.leaves.items() if len(r) == count * len(first.leaves[k])}
+    common = [k for k in e.leaves if k not in leaves]  # such as position embeddings, which all copies read
     return Explanation(
         relevance=cut(e.relevance, first.relevance),
         output=first.output,
         target=first.target,
-        audit=replace(e.audit, notes=(*said, _SHARED.format(count))),
+        audit=replace(e.audit, notes=(*said, _SHARED.format(count), *map(_COMMON.format, common))),
         plan=first.plan,
         layers=cut(e.layers, first.layers),
         leaves={k: cut(r, first.leaves[k]) for k, r in leaves.items()},

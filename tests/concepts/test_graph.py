@@ -111,6 +111,17 @@ def test_the_graph_of_one_unit() -> None:
         assert r == pytest.approx(float(passed[unit]), rel=1e-12)
 
 
+def test_the_graph_of_a_unit_with_negative_relevance() -> None:
+    """Beside units without relevance a negative one is the strongest there is."""
+    model, x, _ = small()
+    crp = CRP(rp.LRP(model, rp.Zero()))
+    scores = crp.relevance(x, layer="conv2", target=2).sum(0)
+    unit = int(scores.argmin())
+    assert scores[unit] < 0
+    found = attribution_graph(crp, x, layers=["conv2", "conv1"], width=1, conditions={"conv2": unit}, target=2)
+    assert found.nodes[0] == ("conv2", unit, pytest.approx(float(scores[unit]))) and len(found.edges) == 1
+
+
 def test_layers_divided_in_other_ways() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4), nn.Linear(4, 2)).double()
     model[0].bias.data += 3

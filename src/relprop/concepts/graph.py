@@ -139,9 +139,9 @@ def _check_order(crp: CRP, layers: Sequence[str], args: tuple[Any, ...], kwargs:
 
 def _strongest(relevance: Tensor, count: int | None, by: By, layer: str) -> list[int]:
     """Units in the order of their rank, without those that have no relevance."""
-    top = TopN(len(relevance) if count is None else count, by=by)
-    order = top.choose(relevance[None], layer)[0].tolist()
-    return [u for u in order if float(relevance[u]) != 0]
+    wanted = len(TopN(len(relevance) if count is None else count, by=by).choose(relevance[None], layer)[0])
+    order = TopN(len(relevance), by=by).choose(relevance[None])[0].tolist()
+    return [u for u in order if float(relevance[u]) != 0][:wanted]
 
 
 def _checked(layers: Sequence[str], width: Any) -> tuple[list[str], list[int | None]]:

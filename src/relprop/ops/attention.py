@@ -12,6 +12,7 @@ from torch import Tensor
 from relprop.errors import ModelStateError
 from relprop.numerics import dot
 from relprop.ops.base import Call, Expansion, Fact, Op
+from relprop.ops.packed import packed_linear
 from relprop.ops.table import op
 
 
@@ -173,8 +174,7 @@ def _projected(a: dict[str, Any], query: Tensor, key: Tensor, value: Tensor) -> 
     else:
         weights = a["in_proj_weight"].chunk(3)
         if query is key and key is value:
-            joint = F.linear(query, a["in_proj_weight"], bias).chunk(3, -1)
-            return tuple(t.contiguous() for t in joint)  # type: ignore[return-value]
+            return packed_linear(query, a["in_proj_weight"], bias, 3)  # type: ignore[return-value]
     q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, parts, strict=True))
     return q, k, v
 

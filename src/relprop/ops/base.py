@@ -73,6 +73,8 @@ class Op:
     degree_one: bool = False
     #: Relevance may stand on zeros here (a rule above gives relevance to zeros).
     carrying: bool = False
+    #: Its own `pull` does the work, also where torch's gradient would do.
+    explicit: bool = False
 
     def bind(self, rule: Any) -> None:
         """Learn the rule before the call runs, where it changes what the call has to keep."""

@@ -16,7 +16,7 @@ from relprop.ops.product import dependent_conv, dependent_linear, einsum_product
 from relprop.ops.table import op
 
 
-def _map(call: Call, a: Tensor, made: LinearMap) -> LinearMap:
+def as_map(call: Call, a: Tensor, made: LinearMap) -> LinearMap:
     fact = call.fact(a)
     if fact is not None:
         made.nonneg, made.pad, made.lift = fact.nonneg, fact.pad, fact.lift
@@ -33,17 +33,18 @@ def linear(call: Call) -> Op | Native | Expansion:
     a, w, b = call.bind("input weight bias", bias=None)
     if call.depends(w) or call.depends(b):
         return dependent_linear(call, a, w, b)
-    made = _map(call, a, Dense(w, b))
-    if a.ndim > 2 and w.ndim == 2 and not a.is_contiguous():
-        made.run = partial(_folded, a, w, b)
+    made = as_map(call, a, Dense(w, b))
+    made.run = partial(dense, a, w, b)
     return made
 
 
-def _folded(a: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-    """`F.linear` of strided memory as torch carries it out for a weight that wants a gradient.
+def dense(a: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    """`F.linear`; of strided memory as torch carries it out for a weight that wants a gradient.
 
     For one that wants none, as ours, torch takes a product a batch entry at a time, which is several times slower.
     """
+    if a.ndim < 3 or w.ndim != 2 or a.is_contiguous():
+        return F.linear(a, w, b)
     z = a.reshape(-1, a.shape[-1]).mm(w.t()).view(*a.shape[:-1], -1)
     return z if b is None else z + b
 
@@ -76,7 +77,7 @@ def conv(call: Call) -> Op | Native | Expansion:
     if call.depends(w) or call.depends(b):
         if not call.depends(a) and not call.depends(b):
             form = kernel_form(call)
-            return _map(call, w, Einsum(a, lambda v, u: form(u, v), _shaped(b, n)))
+            return as_map(call, w, Einsum(a, lambda v, u: form(u, v), _shaped(b, n)))
         return dependent_conv(call, a, w, b)
     stride, dilation = _tuple(stride, n), _tuple(dilation, n)
     made: LinearMap
@@ -85,10 +86,10 @@ def conv(call: Call) -> Op | Native | Expansion:
         if numeric is None:
             made = Einsum(w, _uneven(call.func, padding, dilation, groups), _shaped(b, n))
             made.kind = "conv"
-            return _map(call, a, made)
+            return as_map(call, a, made)
         padding = numeric
     made = Conv(w, b, stride, _tuple(padding, n), dilation, transposed, _tuple(output_padding, n), groups)
-    return _map(call, a, made)
+    return as_map(call, a, made)
 
 
 def _shaped(b: Tensor | None, n: int) -> Tensor | None:
@@ -121,8 +122,8 @@ def _matmul(call: Call, x: Tensor, y: Tensor, bias: Tensor | None) -> Op | Nativ
     if call.depends(x) and call.depends(y):
         return product_of(call, x, y, torch.matmul, bias)
     if call.depends(x):
-        return _map(call, x, Matmul(y, bias, left=False))
-    return _map(call, y, Matmul(x, bias, left=True))
+        return as_map(call, x, Matmul(y, bias, left=False))
+    return as_map(call, y, Matmul(x, bias, left=True))
 
 
 @op("dot", "inner", "vdot")
@@ -132,8 +133,8 @@ def dot(call: Call) -> Op | Native | Expansion:
     if call.depends(x) and call.depends(y):
         return product_of(call, x, y, form, None)
     if call.depends(x):
-        return _map(call, x, Einsum(y, form))
-    return _map(call, y, Einsum(x, lambda a, w: form(w, a)))
+        return as_map(call, x, Einsum(y, form))
+    return as_map(call, y, Einsum(x, lambda a, w: form(w, a)))
 
 
 @op("addmm", "baddbmm", "addmv", "addbmm")
@@ -173,10 +174,10 @@ def einsum(call: Call) -> Op | Native | Expansion:
     if len(operands) == 2:
         other = operands[1 - at]
         if at == 0:
-            return _map(call, operands[0], Einsum(other, lambda a, w: torch.einsum(equation, a, w)))
-        return _map(call, operands[1], Einsum(other, lambda a, w: torch.einsum(equation, w, a)))
+            return as_map(call, operands[0], Einsum(other, lambda a, w: torch.einsum(equation, a, w)))
+        return as_map(call, operands[1], Einsum(other, lambda a, w: torch.einsum(equation, w, a)))
     fixed = [x for i, x in enumerate(operands) if i != at]
-    return _map(call, operands[at], _many(equation, fixed, at))
+    return as_map(call, operands[at], _many(equation, fixed, at))
 
 
 def _many(equation: str, fixed: list[Tensor], at: int) -> Einsum:
@@ -209,8 +210,8 @@ def tensordot(call: Call) -> Op | Native | Expansion:
     if call.depends(x) and call.depends(y):
         return product_of(call, x, y, form, None)
     if call.depends(x):
-        return _map(call, x, Einsum(y, form))
-    return _map(call, y, Einsum(x, lambda a, w: torch.tensordot(w, a, dims)))
+        return as_map(call, x, Einsum(y, form))
+    return as_map(call, y, Einsum(x, lambda a, w: torch.tensordot(w, a, dims)))
 
 
 @op("bilinear")
@@ -220,9 +221,9 @@ def bilinear(call: Call) -> Op | Native | Expansion:
         return product_of(call, x, y, lambda u, v: F.bilinear(u, v, w), b)
     if call.depends(x):
         joint = torch.einsum("...j,oij->...oi", y, w)
-        return _map(call, x, Einsum(joint, lambda a, v: torch.einsum("...i,...oi->...o", a, v), b))
+        return as_map(call, x, Einsum(joint, lambda a, v: torch.einsum("...i,...oi->...o", a, v), b))
     joint = torch.einsum("...i,oij->...oj", x, w)
-    return _map(call, y, Einsum(joint, lambda a, v: torch.einsum("...j,...oj->...o", a, v), b))
+    return as_map(call, y, Einsum(joint, lambda a, v: torch.einsum("...j,...oj->...o", a, v), b))
 
 
 @op("_grouped_mm", "grouped_mm")
@@ -234,5 +235,5 @@ def grouped_mm(call: Call) -> Op | Native | Expansion:
     if call.depends(x) and call.depends(y):
         return product_of(call, x, y, form, None)
     if call.depends(x):
-        return _map(call, x, Einsum(y, form))
-    return _map(call, y, Einsum(x, lambda a, w: form(w, a)))
+        return as_map(call, x, Einsum(y, form))
+    return as_map(call, y, Einsum(x, lambda a, w: form(w, a)))

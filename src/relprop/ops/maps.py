@@ -37,7 +37,7 @@ class LinearMap(Op):
     bias: Tensor | None = None
     nonneg: bool = False
     pad: Callable[[Tensor], Tensor] | None = None
-    store: dict[str, Tensor] | None = None
+    store: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
     lift: Callable[[Tensor], Tensor] | None = None
 
@@ -166,7 +166,7 @@ class Dense(LinearMap):
         if self.weight.ndim != 2:
             return None
         bias = shift if self.bias is None else self.bias * scale + shift
-        return _like(self, Dense(self.weight * scale[:, None], bias))
+        return like(self, Dense(self.weight * scale[:, None], bias))
 
     def channels(self, z: Tensor) -> int | None:
         return z.ndim - 1
@@ -300,7 +300,7 @@ class Conv(LinearMap):
         bias = shift if self.bias is None else self.bias * scale + shift
         made = Conv(self.kernel, bias, *self.geometry)
         made.factor = scale if self.factor is None else self.factor * scale
-        return _like(self, made)
+        return like(self, made)
 
     def channels(self, z: Tensor) -> int | None:
         return z.ndim - 1 - self.rank
@@ -369,6 +369,7 @@ class Scale(LinearMap):
         return r if r.shape == a.shape else r.sum_to_size(a.shape)
 
 
-def _like(old: LinearMap, new: LinearMap) -> LinearMap:
+def like(old: LinearMap, new: LinearMap) -> LinearMap:
+    """`new`, with what is known about the input and the relevance of `old`."""
     new.nonneg, new.pad, new.lift, new.carrying = old.nonneg, old.pad, old.lift, old.carrying
     return new

@@ -244,7 +244,7 @@ class Recorder(TorchFunctionMode):
             result = self._attend(op, rule, site, operands, call)
             self._note(result, op.fact, seen)
             return self._tap_site(site, result)
-        before = rule.native(op) if op.family != "fixed" else None
+        before = rule.native(op) if op.family != "fixed" and not op.explicit else None
         if isinstance(rule, Gradient) and not op.degree_one and self.composite.reading == "relevance":
             before, op, operands, run = None, *self._called(call, op)
         if before is as_is and call.name == "relu" and (step := self.only_reader(operands[0])) is not None:

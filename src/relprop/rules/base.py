@@ -32,12 +32,15 @@ class Rule:
     home         the families that the rule is given to by a selector that names no kind
     gives_zeros  whether it gives relevance to entries that are zero
     rectifies    for linear maps: whether the rule reads `z` only as `g * z`, so that where a ReLU is the map's only
-                 reader, the ReLU's output may stand for `z` (and masks `g` by itself)
+                 only reader, the ReLU's output may stand for `z` (and masks `g` by itself)
+    by_output    for linear maps: whether each output is passed by itself, so that those without relevance may be left
+                 out
     """
 
     home: ClassVar[tuple[str, ...]] = ()
     gives_zeros: ClassVar[bool] = False
     rectifies: ClassVar[bool] = False
+    by_output: ClassVar[bool] = False
 
     def serves(self, family: str) -> bool:
         return family == "fixed" or callable(getattr(self, family, None))
@@ -73,6 +76,7 @@ class Gradient(Rule):
     """
 
     home: ClassVar[tuple[str, ...]] = FAMILIES
+    by_output: ClassVar[bool] = True
 
     def native(self, op: Any) -> Callable[[Tensor], Tensor] | None:
         return as_is if op.family != "attention" else None

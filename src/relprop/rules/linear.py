@@ -98,6 +98,10 @@ class LinearRule(Rule):
     def gives_zeros(self) -> bool:  # type: ignore[override]
         return self.bias == "distribute"
 
+    @property
+    def by_output(self) -> bool:  # type: ignore[override]
+        return not callable(self.epsilon)  # a stabiliser may look at all outputs
+
 
 def even_parts(op: LinearMap, share: Tensor, a: Tensor, books: Books) -> Tensor:
     """Each output's share given to its connected real inputs in equal parts: `A(1)^T (share / n)`.
@@ -127,7 +131,8 @@ class Epsilon(LinearRule):
         return as_is if plain and not op.carrying else None
 
     def keeps(self, op: Any) -> tuple[bool, bool]:
-        return True, True
+        needed = self.native(op) is None
+        return needed, needed
 
     def pull(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
         eps = self.quick(op)

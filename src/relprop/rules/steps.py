@@ -101,5 +101,9 @@ class StepRule(LinearRule):
         return r if a is x else a * r / nonzero(x)
 
     @property
+    def by_output(self) -> bool:  # type: ignore[override]
+        return False
+
+    @property
     def gives_zeros(self) -> bool:  # type: ignore[override]
         return self.bias == "distribute" or type(self).modify_input is not StepRule.modify_input

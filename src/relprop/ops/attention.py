@@ -15,6 +15,8 @@ from relprop.ops.base import Call, Expansion, Fact, Op
 from relprop.ops.packed import packed_linear
 from relprop.ops.table import op
 
+_HALF = (torch.float16, torch.bfloat16)
+
 
 class Attention(Op):
     """`y = softmax(q k^T scale + mask) v` by torch's fused kernel, forward and backward.
@@ -34,6 +36,59 @@ class Attention(Op):
         return F.scaled_dot_product_attention(
             inputs["q"], inputs["k"], inputs["v"], attn_mask=inputs["mask"], **self.options
         )
+
+    def weighting(self) -> tuple[Weighting, list[Tensor]]:
+        """What is left where the attention weights are constants, and its operands beside the values."""
+        return Weighting(self.options), [t for r in ("q", "k", "mask") if (t := self.inputs[r]) is not None]
+
+
+#: How many attention weights are formed at a time.
+_BLOCK = 1 << 22
+
+
+class Weighting(Op):
+    """`y = P v` with constant attention weights `P`: the values receive `P^T g`.
+
+    `P` is formed anew, a block of queries at a time: two products, where the backward of the fused kernel takes five.
+    """
+
+    family = "fixed"
+    kind = "attention"
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+
+    def pull(
+        self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor], gs: Sequence[Tensor], books: Any
+    ) -> tuple[Tensor | None, ...]:
+        v, q, k, *mask = operands
+        groups = q.shape[-3] // k.shape[-3] if self.options["enable_gqa"] else 1
+        if groups > 1:
+            k = k.repeat_interleave(groups, -3)
+        length, source = q.shape[-2], k.shape[-2]
+        rows = max(1, _BLOCK * length // max(q[..., 0].numel() * source, 1))
+        parts = []
+        for start in range(0, length, rows):
+            at = slice(start, start + rows)
+            weights = self._weights(q[..., at, :], k, mask[0] if mask else None, at)
+            parts.append(weights.mT @ gs[0][..., at, :])
+        total = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+        if groups > 1:
+            total = total.unflatten(-3, (-1, groups)).sum(-3)
+        return (total.sum_to_size(v.shape), *(None for _ in operands[1:]))
+
+    def _weights(self, q: Tensor, k: Tensor, mask: Tensor | None, at: slice) -> Tensor:
+        """The attention weights of the queries `at`; zero where every key is masked."""
+        scale = self.options["scale"]
+        scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+        if self.options["is_causal"]:
+            hidden = torch.ones(at.stop, k.shape[-2], dtype=torch.bool, device=q.device).triu(1)
+            scores = scores.masked_fill(hidden[at][: q.shape[-2]], -torch.inf)
+        if mask is not None:
+            part = mask if mask.ndim < 2 or mask.shape[-2] == 1 else mask[..., at, :]
+            scores = scores.masked_fill(~part, -torch.inf) if part.dtype == torch.bool else scores + part
+        weights = torch.softmax(scores, -1, dtype=torch.float32 if q.dtype in _HALF else None).to(q.dtype)
+        return weights if mask is None else weights.nan_to_num(0.0)
 
 
 class Share(Op):

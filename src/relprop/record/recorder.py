@@ -321,6 +321,10 @@ class Recorder(TorchFunctionMode):
     def _attend(self, op: Attention, rule: Any, site: Site, operands: tuple[Tensor, ...], call: SeenCall) -> Any:
         """The kernel itself, with what enters it sharing out its gradients."""
         shares = rule.attention(op)
+        if shares == {"v": 1.0} and "v" in op.roles and op.inputs["v"].is_cpu:
+            weighting, constants = op.weighting()
+            given = (operands[op.roles.index("v")], *(self.graph.constant(t) for t in constants))
+            return self.graph.step(Visit(weighting, rule, site, self.ledger), partial(op.kernel, {}), given)
         changed: dict[str, Tensor] = {}
         scores = any(shares.get(role) for role in op.roles if role != "v")
         for role, operand in zip(op.roles, operands, strict=True):

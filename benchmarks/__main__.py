@@ -16,7 +16,7 @@ from benchmarks.cases import CASES, Case
 from benchmarks.contenders import CONTENDERS, UNIT
 from benchmarks.contenders.own import CONTENDER as OWN
 from benchmarks.machine import describe, versions
-from benchmarks.worker import Job
+from benchmarks.worker import CLOCKS, Job
 
 RESULTS = Path(__file__).parent / "results"
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}
@@ -31,6 +31,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds after warm-up (default 9)")
     parser.add_argument("--warmup", type=int, default=2, help="rounds before them (default 2)")
     parser.add_argument("--threads", type=int, default=2, help="torch's threads (default 2)")
+    parser.add_argument(
+        "--clock",
+        default="wall",
+        choices=list(CLOCKS),
+        help="cpu: processor time instead, for a machine on which other processes run (with --threads 1)",
+    )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=list(DTYPES))
     parser.add_argument("--only", choices=["time", "memory"], help="measure one of the two")
@@ -71,6 +77,8 @@ def compare(cases: Sequence[Case], options: argparse.Namespace) -> int:
     names = [name for name in CONTENDERS if name in wanted or name == UNIT.name]
 
     folder, stem = options.out or RESULTS, f"{options.device}-{options.dtype}"
+    if options.clock != "wall":
+        stem += f"-{options.clock}-time"
     if options.label:
         stem += f"-{options.label}"
     keep = options.out is not None or (not options.smoke and not options.contenders and not options.only)
@@ -96,12 +104,13 @@ def measure(case: Case, preset: str, names: Sequence[str], options: argparse.Nam
         dtype=DTYPES[options.dtype],
         threads=options.threads,
         repeats=case.repeats if not options.smoke else max(1, case.repeats // 10),
+        clock=options.clock,
     )
     jobs = [replace(first, contender=name) for name in names]
     block = table.Block(
         case.name,
         preset,
-        describe(torch.device(options.device), first.dtype, options.threads),
+        describe(torch.device(options.device), first.dtype, options.threads, options.clock),
         versions(CONTENDERS[name] for name in names),
         options.rounds,
     )

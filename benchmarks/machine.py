@@ -12,7 +12,7 @@ import torch
 from benchmarks.contenders import Contender
 
 
-def describe(device: torch.device, dtype: torch.dtype, threads: int) -> dict[str, object]:
+def describe(device: torch.device, dtype: torch.dtype, threads: int, clock: str = "wall") -> dict[str, object]:
     """Kind of processor and accelerator, threads and precision: nothing that names a particular machine."""
     facts: dict[str, object] = {
         "device": device.type,
@@ -22,6 +22,8 @@ def describe(device: torch.device, dtype: torch.dtype, threads: int) -> dict[str
         "cores": os.cpu_count(),
         "system": platform.system(),
     }
+    if clock != "wall":
+        facts["times"] = "processor time of the process"
     if device.type == "cuda":
         facts["accelerator"] = torch.cuda.get_device_name(device)
     return facts

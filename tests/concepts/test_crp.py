@@ -436,3 +436,26 @@ def test_heads_of_a_transformer(exclude: bool) -> None:
     found = crp.explain(x, conditions={"out:in": heads}, target=2, exclude_parallel=exclude)
     for i, e in enumerate(found):
         assert_close(e.relevance, by_autograd(model, x, i, 2, exclude), 1e-9, f"head {i}")
+
+
+DIVIDED = {
+    "heads": (u.Heads(of=4), [0, 3]),
+    "tokens": (u.Tokens(), [1, 4, 2]),
+    "dimensions": (u.Dimensions(), [0, 5, 7]),
+    "neurons": (u.Neurons(), [3, (1, 2), 9]),
+    "directions": (u.Directions(torch.eye(8, dtype=torch.float64)[:3] + 0.2), [0, 1, 2]),
+}
+
+
+@pytest.mark.parametrize("units", DIVIDED)
+def test_any_units_go_together(units: str) -> None:
+    model, x = Block().double().eval(), torch.randn(2, 5, 8, dtype=torch.float64)
+    lrp = rp.LRP(model, rp.AttnLRP())
+    divided, index = DIVIDED[units]
+    with batches(model.qkv) as seen:
+        found = CRP(lrp).explain(x, conditions={"out:in": Indexed(*index, units=divided)}, target=1)
+    assert seen == ([2, 4] if len(index) == 3 else [2])
+    for i, e in zip(index, found, strict=True):
+        alone = lrp.explain(x, conditions={"out:in": divided.at(i)}, target=1)
+        assert_close(e.relevance, alone.relevance, 1e-12, str(i))
+        assert e.relevance.any()

@@ -16,8 +16,9 @@ from relprop.plan import Plan
 class Explanation:
     """How much every entry of the input contributed.
 
-    relevance  in the structure of the explained inputs: a tensor for one input, else a dict by name (position or
-               keyword). For token ids: relevance at the embedding, [batch, tokens, width]
+    relevance  in the structure of the explained inputs: a tensor for one input, a tuple for several that were given by
+               position, else a dict by name (position or keyword). For token ids: relevance at the embedding,
+               [batch, tokens, width]
     output     the model's output, detached
     target     what was explained
     audit      where the relevance went

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -140,13 +140,15 @@ def as_rows(rows: Sequence[Row] | Rule | Any) -> tuple[Row, ...]:
     if isinstance(rows, Rule):
         linear = "linear" in rows.home and set(rows.home) != set(FAMILIES)
         return ((LINEAR_MAPS if linear else All(), rows),)
+    if isinstance(rows, Mapping):
+        raise SelectorError("a composite is a list of pairs, since their order counts; write list(rows.items())")
     checked = []
     for i, row in enumerate(rows):
         if not (isinstance(row, (tuple, list)) and len(row) == 2):
             raise SelectorError(f"row {i} of a composite must be a pair (selector, rule), got {row!r}")
         selector, rule = row
         if not isinstance(selector, Selector):
-            raise SelectorError(f'row {i}: {selector!r} is no selector; write Name("..."), Kind("...") or Type(...)')
+            raise SelectorError(f"row {i}: {selector!r} is no selector; write {_meant(selector)}")
         if isinstance(rule, type) and issubclass(rule, Rule):
             raise RuleError(f"row {i}: {rule.__name__} is a rule's class; write {rule.__name__}()")
         if not isinstance(rule, Rule):
@@ -165,6 +167,18 @@ def as_composite(value: Any) -> Composite:
         return Composite(value, name=str(value))
     if isinstance(value, type) and issubclass(value, Rule):
         return Composite(value(), name=str(value()))
-    if isinstance(value, (list, tuple)):
-        return Composite(value)
-    raise RuleError(f"{value!r} is neither a preset, a composite nor a rule")
+    if isinstance(value, (list, tuple, Mapping)):
+        return Composite(as_rows(value))
+    raise RuleError(
+        f"{value!r} is neither a preset, a composite nor a rule; write one as a value, like rp.EpsilonPlus() or "
+        "rp.Epsilon(1e-6), or rows: [(selector, rule), ...]"
+    )
+
+
+def _meant(given: Any) -> str:
+    """The selector that somebody probably meant who wrote this in its place."""
+    if isinstance(given, str):
+        return f'Name("{given}") for a module\'s path, or Kind("{given}") for a kind of operation'
+    if isinstance(given, type):
+        return f"Type({given.__name__})"
+    return 'Name("..."), Kind("...") or Type(...)'

@@ -298,10 +298,13 @@ PARAMETERS: dict[str, tuple[Any, type[Exception], str]] = {
     "box": (lambda: rp.ZBox(1.0, -1.0), rp.RuleError, "low.*high"),
     "pair": (lambda: rp.Composite([rp.Zero()]), rp.SelectorError, "pair"),
     "selector": (lambda: rp.Composite([("conv", rp.Zero())]), rp.SelectorError, "selector"),
+    "selector as text": (lambda: rp.Composite([("conv*", rp.Zero())]), rp.SelectorError, r'Name\("conv\*"\)'),
+    "selector as type": (lambda: rp.Composite([(nn.Conv2d, rp.Zero())]), rp.SelectorError, r"Type\(Conv2d\)"),
+    "rows as mapping": (lambda: rp.LRP(residual_net(), {rp.Name("*"): rp.Zero()}), rp.SelectorError, "rows.items"),
     "class": (lambda: rp.Composite([(rp.Kind("conv"), rp.Zero)]), rp.RuleError, "Zero"),
     "no rule": (lambda: rp.Composite([(rp.Kind("conv"), 0.25)]), rp.RuleError, "0.25"),
     "name": (lambda: rp.Name(3), rp.SelectorError, "Name"),
-    "no composite": (lambda: rp.LRP(residual_net(), "epsilon"), rp.RelpropError, "epsilon"),
+    "no composite": (lambda: rp.LRP(residual_net(), "epsilon"), rp.RelpropError, r"'epsilon'.*rp\.Eps"),
     "no model": (lambda: rp.LRP(lambda x: x, rp.Zero()), rp.RelpropError, "(Module|model)"),
 }
 

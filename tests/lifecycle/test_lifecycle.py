@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 from typing import Any
@@ -360,3 +362,20 @@ def test_call_without_a_cycle() -> None:
         assert _live_tensors(collect=False) == count
     finally:
         gc.enable()
+
+
+def test_the_compiler_is_not_imported() -> None:
+    """torch imports its compiler at the first question for it, which takes seconds."""
+    code = (
+        "import sys, torch, relprop as rp\n"
+        "rp.LRP(torch.nn.Linear(3, 2).eval()).explain(torch.rand(1, 3))\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_repr() -> None:
+    lrp = rp.LRP(residual_net())
+    assert repr(lrp) == f"LRP({type(lrp.model).__name__}, not chosen before the first call)"
+    lrp.explain(picture(), target=1)
+    assert repr(lrp) == f"LRP({type(lrp.model).__name__}, EpsilonPlus())"

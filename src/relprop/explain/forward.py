@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -256,7 +257,9 @@ def check_rows(recorder: Recorder) -> None:
 
 def check_model(model: Any) -> nn.Module:
     """The module to run: a compiled one is run through the module it wraps."""
-    if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
+    # Asking torch for its compiler would import it, which takes seconds; where nobody did, nothing is compiled.
+    compiled = getattr(sys.modules.get("torch._dynamo.eval_frame"), "OptimizedModule", None)
+    if compiled is not None and isinstance(model, compiled):
         model = model._orig_mod
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")

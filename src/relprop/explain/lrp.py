@@ -42,6 +42,10 @@ class LRP:
         self._totals: dict[Any, Any] = {}
         self._store: dict[Any, Any] | None = None
 
+    def __repr__(self) -> str:
+        rules = "not chosen before the first call" if self.composite is None else self.composite.name
+        return f"LRP({type(self.model).__name__}, {rules})"
+
     @property
     def composite(self) -> Composite | None:
         """The rules: those that were given, or those chosen at the first call. None before it."""

@@ -48,7 +48,7 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
         return (x.conj() * y).real.sum()
     if x.dtype != y.dtype or x.dtype in (torch.float16, torch.bfloat16):
         x, y = x.float(), y.float()
-    return torch.dot(x.reshape(-1), y.reshape(-1))
+    return torch.dot(x, y) if x.ndim == 1 else torch.dot(x.reshape(-1), y.reshape(-1))
 
 
 def numbers(scalars: Sequence[Tensor]) -> list[float]:

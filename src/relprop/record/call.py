@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from relprop.ops.base import Fact
 if TYPE_CHECKING:
     from relprop.record.recorder import Recorder
 
+_words = cache(str.split)
 _FIRST = ("self", "x", "tensor")
 
 
@@ -54,7 +56,7 @@ class SeenCall:
     def bind(self, names: str, **defaults: Any) -> list[Any]:
         """The arguments under these names, by position or keyword."""
         bound, args = [], self.args
-        for i, name in enumerate(names.split()):
+        for i, name in enumerate(_words(names)):
             if i < len(args):
                 bound.append(args[i])
             elif name in self.kwargs:

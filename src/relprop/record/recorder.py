@@ -48,7 +48,7 @@ class Recorder(TorchFunctionMode):
 
     carry     where relevance may stand on zeros: "nowhere", "entry" (below entries), "everywhere"
     captures  the tensors inside the model that are kept, selected from or stopped at
-    many      several backwards are to come: denominators are kept for the next
+    many      several backwards are to come: denominators and modified weights are kept for the next
     store     modified weights that outlive the call, by site, while the user holds the weights frozen
     graph     how calls enter the graph
     """

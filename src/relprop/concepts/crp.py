@@ -23,6 +23,7 @@ from relprop.concepts.together import together
 from relprop.errors import InputError
 from relprop.explain import LRP, Explanation
 from relprop.explain.forward import Request
+from relprop.progress import track
 from relprop.units import Channels, Rows, Units, as_units
 
 By = Literal["positive", "absolute", "negative"]
@@ -176,12 +177,18 @@ class CRP:
                 f"conditions must be a mapping from places to units, or a list of them, got {conditions!r}"
             )
         asked = [found for c in given for found in self._expand(c, request, args, kwargs)]
-        explained: dict[int, Explanation] = {}
+        each = self._each(asked, request, args, kwargs)
+        explained = dict(track(each, len(asked), "explaining") if len(asked) > 1 else each)
+        return Conditional([c for c, _ in asked], [explained[i] for i in range(len(asked))])
+
+    def _each(
+        self, asked: Sequence[tuple[Condition, Any]], request: Request, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Iterator[tuple[int, Explanation]]:
+        """Explanations with the positions of their conditions, as they are made."""
         for group in _groups(asked):
             shared = replace(request, targets=(asked[group[0]][1],))
             each = together(self.lrp, [asked[i][0] for i in group], shared, args, kwargs, self.budget)
-            explained |= dict(zip(group, each, strict=True))
-        return Conditional([c for c, _ in asked], [explained[i] for i in range(len(asked))])
+            yield from zip(group, each, strict=True)
 
     def relevance(
         self,

@@ -30,6 +30,7 @@ from relprop.errors import InputError
 from relprop.explain import LRP
 from relprop.explain.forward import Request
 from relprop.explain.seed import main_output
+from relprop.progress import track
 from relprop.record import place
 from relprop.record.places import INPUT
 from relprop.rules import Gradient
@@ -170,14 +171,12 @@ def activation_patching(
     *,
     metric: Any = None,
     units: Any = None,
-    tell: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
     """The true effect of patching each unit, by place: [samples, units]. One forward for every unit.
 
     places  modules ("layer4"), or what they are given ("layer4:in"); patterns allowed
     units   how a place is divided: channels by default; with indices, those units alone
     metric  as for `attribution_patching`
-    tell    called with the number of forwards done and to do
 
     The same sign: the metric with the unit's values of the other input, less the metric without.
     """
@@ -191,19 +190,13 @@ def activation_patching(
             if name not in mine or mine[name].shape != theirs[name].shape:
                 raise InputError(f"at {name!r} the two inputs do not give values of one shape, or nothing passed it")
             chosen[name] = divided.index or tuple(range(divided.count(mine[name])))
-        done, total = 0, sum(map(len, chosen.values()))
-        found = {}
-        for name in wanted:
-            effects = []
-            for i in chosen[name]:
-                unit = divided if isinstance(divided, Mask) else divided.at(i)
-                patched = mine[name] + unit.part(theirs[name] - mine[name])
-                effects.append(_metric(_run(model, given, {name: patched}), metric) - before)
-                done += 1
-                if tell is not None:
-                    tell(done, total)
-            found[name] = torch.stack(effects, 1)
-    return found
+        every = [(name, i) for name, index in chosen.items() for i in index]
+        effects: dict[str, list[Tensor]] = {name: [] for name in wanted}
+        for name, i in track(every, len(every), "patching"):
+            unit = divided if isinstance(divided, Mask) else divided.at(i)
+            patched = mine[name] + unit.part(theirs[name] - mine[name])
+            effects[name].append(_metric(_run(model, given, {name: patched}), metric) - before)
+    return {name: torch.stack(each, 1) for name, each in effects.items()}
 
 
 # -- how it is done ----------------------------------------------------------------------------------------------------

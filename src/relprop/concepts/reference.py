@@ -10,7 +10,7 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,6 +25,7 @@ from relprop.concepts.pruning import _split, _target
 from relprop.errors import InputError
 from relprop.explain import LRP, Explanation
 from relprop.extras import require
+from relprop.progress import track
 from relprop.units import Channels, Units, as_units
 
 By = Literal["relevance", "activation"]
@@ -202,7 +203,7 @@ def reference_samples(
     values: Any = None
     samples: Any = None
     seen = 0
-    for batch in data:
+    for batch in track(data, len(data) if isinstance(data, Sized) else 0, "reading samples"):
         x, labels = _split(batch)
         args, kwargs = ((), dict(x)) if isinstance(x, Mapping) else ((x,), {})
         wanted = _target(target, labels) if by == "relevance" or labels is not None else _any(target)

@@ -7,6 +7,7 @@ Where it does not, every condition has a backward of its own.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -44,20 +45,26 @@ def together(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     budget: int,
-) -> list[Explanation]:
-    """The explanations of conditions, those on the same places in as few passes as `budget` bytes allow."""
+) -> Iterator[Explanation]:
+    """The explanations of conditions as they are made, those on the same places in as few passes as `budget` allows."""
     single = replace(request, conditions=tuple(conditions))
     forward = lrp.recorded(single, args, kwargs)
     parts = _fit(lrp, forward, args, kwargs, budget)
     each = lrp.explain_each(single, args, kwargs, forward)
     first, rest = next(each), list(conditions[1:])
+    yield first
     alike = len({tuple(c) for c in conditions}) == 1  # on the same places
     if parts > 1 and len(rest) > 1 and alike and not _asks_weights(lrp, request):
+        done = 0
         try:
-            return [first, *_batched(lrp, rest, first, single, args, kwargs, parts)]
+            for e in _batched(lrp, rest, first, single, args, kwargs, parts):
+                yield e
+                done += 1
+            return
         except (_Uneven, RelpropError, RuntimeError, ValueError, IndexError, TypeError):
-            pass  # what the repeated samples do not allow: one at a time, which raises for what is wrong in itself
-    return [first, *each]
+            # what the repeated samples do not allow: one at a time, which raises for what is wrong in itself
+            each = itertools.islice(each, done, None)
+    yield from each
 
 
 def _fit(lrp: LRP, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any], budget: int) -> int:
@@ -80,9 +87,8 @@ def _batched(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     parts: int,
-) -> list[Explanation]:
+) -> Iterator[Explanation]:
     """Chunks of nearly one size, those of equal size on one forward."""
-    found: list[Explanation] = []
     for size, chunks in _chunks(conditions, parts):
         rows = tuple({name: Rows(tuple(c[name] for c in chunk)) for name in chunk[0]} for chunk in chunks)
         repeated = _repeated(args, kwargs, size, request)
@@ -94,8 +100,7 @@ def _batched(
         for name, alone in first.activations.items():
             _agree([part[-1].detach() for run in captured[name] for part in run if part], alone, size)
         for e, chunk in zip(lrp.explain_each(asked, repeated[0], repeated[1], forward), chunks, strict=True):
-            found += [_part(e, first, condition, i, size) for i, condition in enumerate(chunk)]
-    return found
+            yield from [_part(e, first, condition, i, size) for i, condition in enumerate(chunk)]
 
 
 def _chunks(

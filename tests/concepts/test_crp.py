@@ -147,6 +147,9 @@ def test_conditions_on_different_places_and_targets() -> None:
     plain = [({"conv1": 0}, 1), ({"conv2": 0}, 1), ({"conv1": 2}, 1), ({}, 4), ({"conv1": [0, 1]}, 4)]
     for e, (condition, target) in zip(found, plain, strict=True):
         assert_close(e.relevance, lrp.explain(x, conditions=condition, target=target).relevance, 1e-12)
+    both = CRP(lrp).explain(x, conditions={"conv1": 0, "y": [1, 4]})[0].relevance
+    each = [lrp.explain(x, conditions={"conv1": 0}, target=t).relevance for t in (1, 4)]
+    assert_close(both, each[0] + each[1], 1e-12)
     assert found.titles == ["conv1: 0", "conv2: 0", "conv1: 2", "all", "conv1: 0, 1"]
     assert found.relevance.shape == (5, 2, 2, 4, 4) and len(found[1:3]) == 2
 

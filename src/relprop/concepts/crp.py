@@ -157,7 +157,7 @@ class CRP:
                       {"layer4": TopN(5)}                    five conditions: the most relevant channels of each sample,
                                                              under whatever else the condition says
                       {"h.3.attn": Indexed(0, 2, units=Heads(of=12))}   two conditions
-                      {"layer4": 12, "y": 281}               with a target of its own
+                      {"layer4": 12, "y": 281}               with a target of its own; a list: these outputs together
         others        as for `LRP.explain`
 
         Explanations that were propagated together share their books: the audit is that of the batch, and says so.
@@ -218,7 +218,8 @@ class CRP:
             if target is not None:
                 raise InputError(f"give the target once: as target= or as {TARGET!r} in the conditions")
             target = condition.pop(TARGET)
-            target = target[0] if isinstance(target, (list, tuple)) and len(target) == 1 else target
+            if isinstance(target, (list, range)):  # these outputs, as a list of units is these units
+                target = target[0] if len(target) == 1 else (list(target),)
         tops = {place: units for place, units in condition.items() if isinstance(units, TopN)}
         if len(tops) > 1:
             raise InputError(f"a condition may hold one TopN, got them at {', '.join(map(repr, tops))}: choose the "

@@ -256,3 +256,13 @@ def test_nothing_is_kept_alive() -> None:
         assert not alive
     finally:
         gc.enable()
+
+
+def test_two_conditions_at_one_place() -> None:
+    model, x, _ = small()
+    with pytest.raises(rp.InputError, match=r"'conv\*' and 'conv1' both select at 'conv1'"):
+        rp.LRP(model).explain(x, target=0, conditions={"conv*": 0, "conv1": 1})
+    same = nn.Linear(4, 4)
+    tied = nn.Sequential(same, nn.ReLU(), same)
+    with pytest.raises(rp.InputError, match="'0' and '2' both select"):
+        rp.LRP(tied).explain(torch.randn(1, 4), target=0, conditions={"0": 0, "2": 1})

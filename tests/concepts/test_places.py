@@ -227,3 +227,23 @@ def test_a_module_that_does_not_run() -> None:
 
     with pytest.raises(rp.InputError, match="nothing that depends on the input passed 'idle'"):
         rp.LRP(Idle()).explain(torch.randn(1, 2), target=0, layers="idle")
+
+
+def test_weights_in_another_memory_format() -> None:
+    model, x, _ = small()
+    asked = {"target": 1, "layers": ["conv2.weight"]}
+    expected = rp.LRP(model, rp.EpsilonPlus()).explain(x, **asked).layers["conv2.weight"]
+    model.to(memory_format=torch.channels_last)
+    assert_close(rp.LRP(model, rp.EpsilonPlus()).explain(x, **asked).layers["conv2.weight"], expected, 1e-10)
+
+
+def test_weights_under_every_name_that_was_asked_for() -> None:
+    first = nn.Linear(4, 4, bias=False)
+    model, x = nn.Sequential(first, nn.ReLU(), first).double(), torch.randn(3, 4, dtype=torch.float64)
+    lrp = rp.LRP(model, rp.Zero())
+    e = lrp.explain(x, target=1, layers="*.weight")
+    assert list(e.layers) == ["0.weight", "2.weight"]
+    assert torch.equal(e.layers["0.weight"], e.layers["2.weight"])
+    assert_close(e.layers["0.weight"].sum(), 2 * e.relevance.sum(), 1e-10)
+    with pytest.raises(rp.InputError, match=r"'0\.weight' cannot be differentiated"):
+        lrp.explain(x, target=1, layers="0.weight", create_graph=True)

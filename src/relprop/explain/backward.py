@@ -34,7 +34,7 @@ def propagate(
     recorder, captures = forward.recorder, forward.recorder.captures
     ledger = recorder.ledger
     ledger.begin(request.by_site)
-    captures.open({name: units for text, units in (condition or {}).items() for name in captures.at(text)})
+    captures.open(_selections(captures, condition or {}))
     wanted = {id(leaf.tensor): leaf.tensor for leaf in recorder.leaves}
     wanted |= {id(t): t for t in captures.tensors()}
     grads = descend(recorder, seed, request, wanted, keep)
@@ -59,6 +59,20 @@ def propagate(
         reached=dict(captures.reached),
         at_output=(recorder.graph.values(seed.tensor), seed.g),
     )
+
+
+def _selections(captures: Captures, condition: Mapping[str, Units]) -> dict[str, Units]:
+    """The units by the names of what was captured. One place has one selection."""
+    found: dict[str, Units] = {}
+    asked: dict[int, str] = {}
+    for text, units in condition.items():
+        for name in captures.at(text):
+            found[name] = units
+            for run in captures.found[name]:
+                before = asked.setdefault(id(run), text)
+                if before != text:
+                    raise InputError(f"conditions: {before!r} and {text!r} both select at {name!r}: give one of them")
+    return found
 
 
 def descend(

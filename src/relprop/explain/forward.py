@@ -71,6 +71,9 @@ class Request:
         """What the forward has to keep. Raises for places that the model does not have."""
         wanted = [place(model, text, "layers") for text in self.layers]
         weights = [p for p in wanted if p.kind == "parameter"]
+        if weights and self.create_graph:
+            raise InputError(f"layers: the relevance of {weights[0].text!r} cannot be differentiated: ask for weights "
+                             "without create_graph")  # fmt: skip
         selected = [place(model, text, "conditions", parameters=False) for text in self.selected]
         begins = [place(model, text, "start_at", parameters=False) for text in (self.start,) if text is not None]
         ends = [place(model, text, "stop_at", parameters=False) for text in self.stop]
@@ -262,7 +265,8 @@ def check_model(model: Any) -> nn.Module:
     if compiled is not None and isinstance(model, compiled):
         model = model._orig_mod
     if not isinstance(model, nn.Module):
-        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        fitted = "; for an estimator of scikit-learn: relprop.tabular.Explainer" if hasattr(model, "predict") else ""
+        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}{fitted}")
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelStateError(
             "the model is TorchScript: its calls cannot be seen. Explain the Python model it was made from."

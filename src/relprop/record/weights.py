@@ -26,15 +26,20 @@ class Weights:
 
     def __init__(self, model: nn.Module, places: Sequence[Place]) -> None:
         self.found: dict[str, Tensor] = {}
-        self._wanted: dict[int, tuple[str, Tensor]] = {}
+        self._wanted: dict[int, tuple[list[str], Tensor]] = {}
         self._seen: set[str] = set()
         for name, parameter in model.named_parameters(remove_duplicate=False):
             if any(p.fits("parameter", name) for p in places):
-                self._wanted.setdefault(parameter.untyped_storage()._cdata, (name, parameter))
+                names, known = self._wanted.setdefault(parameter.untyped_storage()._cdata, ([], parameter))
+                if known is not parameter:
+                    raise InputError(f"layers: {names[0]!r} and {name!r} lie in the same memory: ask for one at a time")
+                names.append(name)
 
     def open(self) -> None:
         """Begin a backward."""
-        self.found = {name: torch.zeros_like(p, requires_grad=False) for name, p in self._wanted.values()}
+        self.found = {}
+        for names, parameter in self._wanted.values():
+            self.found |= dict.fromkeys(names, torch.zeros_like(parameter, requires_grad=False))
 
     def watch(self, op: LinearMap, rule: Rule, own: LinearMap) -> Rule:
         """The rule for a map, observed if its weight is wanted. `own` has the weight before a batch norm joined."""
@@ -42,14 +47,14 @@ class Weights:
         entry = self._wanted.get(weight.untyped_storage()._cdata)
         if entry is None:
             return rule
-        name, parameter = entry
+        (name, *_), parameter = entry
         self._seen.add(name)
         layout = (weight.shape, weight.stride(), weight.storage_offset() - parameter.storage_offset())
         return Observed(rule, self, name, layout)
 
     def check(self) -> None:
         """Raise where a parameter that is asked for is no linear map's weight."""
-        for name, _ in self._wanted.values():
+        for (name, *_), _ in self._wanted.values():
             if name not in self._seen:
                 raise InputError(
                     f"layers: {name!r} is not the weight of a linear map that depends on the input, and only such "
@@ -71,7 +76,7 @@ class Observed(Rule):
 
     def linear(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Any) -> Tensor:
         with torch.enable_grad():
-            ones = torch.ones_like(self.weights.found[self.name], memory_format=torch.contiguous_format)
+            ones = torch.ones_like(self.weights.found[self.name])  # of the parameter's strides
             factors = ones.requires_grad_().as_strided(*self.layout)
             values = a.detach()
             r = self._pulled(_probe(op, factors), values, z.detach(), g.detach(), _Nowhere())

@@ -265,7 +265,7 @@ def assert_refused(said: Said, message: str) -> None:
         ([*"explain {photo} --size 0".split()], "--size"),
         ([*"explain {photo} --sise 3".split()], "No such option"),
         (["explain"], "PHOTO"),
-        (["explian"], "No such command 'explian'"),
+        (["explian"], "Did you mean one of: 'explain', 'plan'?) (relprop --help)"),
         (["demo", "--out", "{photo}"], "the folder {photo} cannot be made"),
         (["demo", "--photo", "nowhere.png"], "no photograph at nowhere.png"),
     ],

@@ -158,9 +158,9 @@ def test_other_forms(tmp_path: Any) -> None:
         ({"layers": ["conv1", "conv1"]}, "each named once"),
         (
             {"layers": ["conv1", "conv2"]},
-            "from the output down, one place each: conv1, conv2; they ran as conv1, conv2",
+            r"from the output down, one place each, got conv1, conv2; write layers=\['conv2', 'conv1'\]",
         ),
-        ({"layers": ["head", "conv*"]}, r"one place each: head, conv\*"),
+        ({"layers": ["head", "conv*"]}, r"one place each, got head, conv\*; these ran: head"),
         ({"layers": ["conv2", "conv1"], "width": [1]}, "width has 1 numbers for 2 layers"),
         ({"layers": ["conv2", "conv1"], "width": 4}, r"TopN\(4\) at 'conv2': there are only 3 units"),
         ({"layers": ["conv2", "conv1"], "width": 0}, "n must be a positive integer"),

@@ -261,7 +261,8 @@ def test_what_does_not_fit(change: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"places": "(model).relu"}, "is an operation: only what modules return"),
+        ({"places": "(model).relu"}, "is no module: only what modules return"),
+        ({"places": "block.conv7"}, "nearest names: conv"),
         ({"units": Channels(3)}, "channel 3 is out of range"),
         ({"metric": None}, "takes a metric as an index, a tuple or a function"),
         ({"metric": lambda y: 3}, "the metric's function returned int"),
@@ -275,3 +276,13 @@ def test_what_cannot_be_exchanged(change: dict[str, Any], message: str) -> None:
     with pytest.raises(rp.InputError, match=message):
         activation_patching(model, **asked)
     assert_same_state(before, snapshot(model))
+
+
+def test_a_model_where_an_lrp_is_wanted_and_the_reverse() -> None:
+    model, x, _ = small()
+    with pytest.raises(rp.InputError, match=r"takes an LRP, got \w+: relp\(model\)"):
+        attribution_patching(model, x, x + 1, "conv1", metric=1)  # type: ignore[arg-type]
+    with pytest.raises(rp.InputError, match="takes a torch.nn.Module, got function"):
+        activation_patching(relp, x, x + 1, "conv1", metric=1)  # type: ignore[arg-type]
+    found = activation_patching(rp.LRP(model), x, x + 1, "conv1", metric=1)
+    assert_close(found["conv1"], activation_patching(model, x, x + 1, "conv1", metric=1)["conv1"], 1e-12)

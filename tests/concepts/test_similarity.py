@@ -235,6 +235,7 @@ def test_two_towers() -> None:
         ({"pool": lambda r: r[:1].repeat(9, 1)}, "pool must keep the samples"),
         ({"batch": 0}, "batch must be at least 1"),
         ({"method": "rows"}, 'method must be "auto"'),
+        ({"embed": "features"}, "embed must be a function .* got 'features'"),
         ({"embed": lambda out: out[0]}, r"embedded as \[1, D\]"),
         ({"embed": lambda out: out * 0, "similarity": "cosine"}, "no cosine"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -305,6 +306,11 @@ PARAMETERS: dict[str, tuple[Any, type[Exception], str]] = {
     "no rule": (lambda: rp.Composite([(rp.Kind("conv"), 0.25)]), rp.RuleError, "0.25"),
     "name": (lambda: rp.Name(3), rp.SelectorError, "Name"),
     "no composite": (lambda: rp.LRP(residual_net(), "epsilon"), rp.RelpropError, r"'epsilon'.*rp\.Eps"),
+    "an estimator": (
+        lambda: rp.LRP(SimpleNamespace(predict=None), rp.Zero()),  # type: ignore[arg-type]
+        rp.RelpropError,
+        "relprop.tabular.Explainer",
+    ),
     "no model": (lambda: rp.LRP(lambda x: x, rp.Zero()), rp.RelpropError, "(Module|model)"),
 }
 

@@ -374,6 +374,18 @@ def test_the_compiler_is_not_imported() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_result_prints_no_tensors() -> None:
+    model, x = residual_net(), picture()
+    several = rp.LRP(model, rp.EpsilonPlus()).explain(x, targets=[1, torch.arange(len(x))])
+    shape, each = tuple(x.shape), list(range(len(x)))
+    assert repr(several[0]) == f"Explanation(target=1, EpsilonPlus(), relevance {shape})"
+    assert repr(several[1]) == f"Explanation(target={each}, EpsilonPlus(), relevance {shape})"
+    assert str(several[1]).startswith(f"Explanation of target {each} by EpsilonPlus()\nseed")
+    row = torch.randn(len(x), 4, dtype=x.dtype)
+    named = rp.LRP(two_towers(), rp.EpsilonPlus()).explain(picture=x, row=row, target=0)
+    assert repr(named) == f"Explanation(target=0, EpsilonPlus(), relevance picture {shape}, row {tuple(row.shape)})"
+
+
 def test_repr() -> None:
     lrp = rp.LRP(residual_net())
     assert repr(lrp) == f"LRP({type(lrp.model).__name__}, not chosen before the first call)"

@@ -207,11 +207,21 @@ def test_predictions_of_a_thousand_classes() -> None:
     [
         (torch.tensor([[0.2, 0.8]]), ["80.0%", "20.0%"], "own"),  # probabilities already
         (torch.tensor([[1.0, 1.0 + np.log(3.0)]]), ["75.0%", "25.0%"], "softmax"),
+        (torch.tensor([[0.004, 0.004]]), ["50.0%", "50.0%"], "softmax"),  # small logits
     ],
 )
 def test_shares(output: Tensor, shares: list[str], said: str) -> None:
     found = account.prediction(Explanation(None, output, 0, None, None), 0, ())  # type: ignore[arg-type]
     assert found is not None and [row.share for row in found.rows] == shares and said in found.note
+
+
+def test_shares_of_several_labels() -> None:
+    """They do not add up to one: that they are probabilities is known from the model's sigmoid."""
+    net = nn.Sequential(nn.Linear(4, 3), nn.Sigmoid())
+    explained = rp.LRP(net).explain(torch.randn(1, 4), target=1)
+    found = account.prediction(explained, 0, ())
+    assert found is not None and "own" in found.note
+    assert {row.share for row in found.rows} == {f"{p:.1%}" for p in explained.output[0].tolist()}
 
 
 @pytest.mark.parametrize("output", [torch.ones(1, 1), torch.ones(2), torch.tensor([[1.0, torch.nan]]), None, "x"])

@@ -131,7 +131,7 @@ def test_several_presets(relprop: Run, table: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nope.csv",), "cannot be read"),
+        (("nope.csv",), "no table at nope.csv: no such file (built-in ones: breast-cancer"),
         (("data.csv", "--label", "yy"), "has no column 'yy'; nearest names: y"),
         (("data.csv",), "say which column it is to predict"),
         (("data.csv", "--model", "net.py:net"), "column 'y' holds '"),
@@ -146,6 +146,7 @@ def test_several_presets(relprop: Run, table: Path) -> None:
             ("data.csv", "--label", "y", "--preset", "epsilon", "--preset", "z_plus", "--out", "x.png"),
             "many rows under one preset",
         ),
+        (("data.csv", "--label", "y", "--out", "x.html"), "written as .csv or .json, a picture as .png"),
         (("data.csv", "--label", "y", "--out", "no/where.csv"), "there is no folder no"),
         (("data.csv", "--label", "y", "--weights", "w.pt"), "is fitted on the table"),
         (("iris", "--model", "net.py:net"), "cannot take"),

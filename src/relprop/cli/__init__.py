@@ -53,7 +53,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         raise KeyboardInterrupt from None
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
-        hint = f" (relprop {context.info_name} --help)" if context is not None and context.parent else ""
+        command = f" {context.info_name}" if context is not None and context.parent else ""
+        hint = f" (relprop{command} --help)"
         print(f"relprop: {error.format_message()}{hint}", file=sys.stderr)
         return 2
     return result if isinstance(result, int) else 0

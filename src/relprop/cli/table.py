@@ -149,8 +149,10 @@ def _destination(out: str | None, several: bool) -> Path | None:
         return None
     path = Path(out)
     if path.suffix.lower() not in (".csv", ".json"):
-        from relprop.render.figure import check_path
+        from relprop.render.figure import FORMATS, check_path
 
+        if path.suffix.lower() not in FORMATS:
+            raise InputError(f"{out}: relevance is written as .csv or .json, a picture as {', '.join(FORMATS)}")
         if several:
             raise InputError(
                 f"{out}: a picture shows many rows under one preset, or one row (--row) under several; give fewer, or "

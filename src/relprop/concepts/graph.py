@@ -132,9 +132,10 @@ def _check_order(crp: CRP, layers: Sequence[str], args: tuple[Any, ...], kwargs:
     captures = crp.lrp.recorded(Request(layers=tuple(layers)), args, kwargs).recorder.captures
     ran = [name for name in captures.found if name in layers]  # in the order of execution
     if ran[::-1] != layers:
-        raise InputError(
-            f"layers go from the output down, one place each: {', '.join(layers)}; they ran as {', '.join(ran)}"
+        hint = (
+            f"write layers={ran[::-1]}" if sorted(ran) == sorted(layers) else f"these ran: {', '.join(ran) or 'none'}"
         )
+        raise InputError(f"layers go from the output down, one place each, got {', '.join(layers)}; {hint}")
 
 
 def _strongest(relevance: Tensor, count: int | None, by: By, layer: str) -> list[int]:

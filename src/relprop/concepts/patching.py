@@ -31,7 +31,7 @@ from relprop.explain import LRP
 from relprop.explain.forward import Request
 from relprop.explain.seed import main_output
 from relprop.progress import track
-from relprop.record import place
+from relprop.record import nearest, place
 from relprop.record.places import INPUT
 from relprop.rules import Gradient
 from relprop.selectors import All, Kind
@@ -142,6 +142,11 @@ def attribution_patching(
     Raises:
         InputError: for inputs whose values at a place differ in shape, or a place that several tensors pass.
     """
+    if not isinstance(lrp, LRP):
+        seen = type(lrp).__name__
+        raise InputError(
+            f"attribution patching takes an LRP, got {seen}: relp(model), native_gradient(model) or LRP(...)"
+        )
     args, kwargs = _call(given)
     names = (places,) if isinstance(places, str) else tuple(places)
     if not names:
@@ -164,7 +169,7 @@ def attribution_patching(
 
 
 def activation_patching(
-    model: nn.Module,
+    model: nn.Module | LRP,
     given: Given,
     other: Given,
     places: Sequence[str] | str,
@@ -174,12 +179,17 @@ def activation_patching(
 ) -> dict[str, Tensor]:
     """The true effect of patching each unit, by place: [samples, units]. One forward for every unit.
 
+    model   it, or an `LRP` of it
     places  modules ("layer4"), or what they are given ("layer4:in"); patterns allowed
     units   how a place is divided: channels by default; with indices, those units alone
     metric  as for `attribution_patching`
 
     The same sign: the metric with the unit's values of the other input, less the metric without.
     """
+    if isinstance(model, LRP):
+        model = model.model
+    if not isinstance(model, nn.Module):
+        raise InputError(f"activation patching takes a torch.nn.Module, got {type(model).__name__}")
     divided = Channels() if units is None else as_units(units)
     wanted = [p for text in ([places] if isinstance(places, str) else places) for p in _modules(model, text)]
     with torch.no_grad():
@@ -234,14 +244,19 @@ def _metric(output: Any, metric: Any) -> Tensor:
         return _summed(tensor[..., metric])
     if isinstance(metric, tuple):
         return _summed(tensor[(slice(None), *metric)])
-    raise InputError(f"activation patching takes a metric as an index, a tuple or a function of the output: {metric!r}")
+    raise InputError(
+        f"activation patching takes a metric as an index, a tuple or a function of the output, got metric={metric!r}"
+    )
 
 
 def _modules(model: nn.Module, text: str) -> list[str]:
     """The places that a text names: modules, or their inputs."""
     found = place(model, text, "places", parameters=False)
     if found.kind not in ("output", "input"):
-        raise InputError(f"{text!r} is an operation: only what modules return or are given can be exchanged")
+        paths = [name for name, _ in model.named_modules()]
+        raise InputError(
+            f"{text!r} is no module: only what modules return or are given can be exchanged{nearest(text, paths)}"
+        )
     end = INPUT if found.kind == "input" else ""
     return [name + end for name, _ in model.named_modules() if found.fits(found.kind, name)]
 

@@ -154,6 +154,9 @@ def bilrp(
         raise InputError(f'method must be "auto", "entries" or "parts", got {method!r}')
     if type(batch) is not int or batch < 1:
         raise InputError(f"batch must be at least 1, got {batch!r}")
+    for one in _both(embed):
+        if one is not None and not callable(one):
+            raise InputError(f"embed must be a function from the model's output to the embedding, got {one!r}")
     towers = [
         _Tower(one, as_arguments(given), how or _flattened, parts, options)
         for one, given, how, parts in zip(_both(lrp), (first, second), _both(embed), _both(pool), strict=True)

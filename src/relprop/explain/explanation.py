@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from relprop.explain.audit import Audit
 from relprop.plan import Plan
+
+_SHOWN = 16  # indices of a target that are printed
 
 
 @dataclass
@@ -87,5 +91,26 @@ class Explanation:
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(str(self))
 
+    def __repr__(self) -> str:
+        """One line: a console that shows a result, or a list of them, shows no tensors."""
+        return f"Explanation(target={_plain(self.target)}, {self.plan.composite}, relevance {_shapes(self.relevance)})"
+
     def __str__(self) -> str:
-        return f"Explanation of target {self.target} by {self.plan.composite}\n{self.audit}"
+        return f"Explanation of target {_plain(self.target)} by {self.plan.composite}\n{self.audit}"
+
+
+def _plain(target: Any) -> Any:
+    """A target in words: indices as they are, a mask or a relevance by its shape."""
+    if not isinstance(target, Tensor):
+        return target
+    if target.dtype == torch.bool or target.is_floating_point() or target.is_complex() or target.numel() > _SHOWN:
+        return f"a tensor {tuple(target.shape)}"
+    return target.tolist()
+
+
+def _shapes(relevance: Any) -> str:
+    if isinstance(relevance, Mapping):
+        return ", ".join(f"{name} {_shapes(part)}" for name, part in relevance.items())
+    if isinstance(relevance, (tuple, list)):
+        return ", ".join(_shapes(part) for part in relevance)
+    return str(tuple(relevance.shape)) if isinstance(relevance, Tensor) else type(relevance).__name__

@@ -60,9 +60,10 @@ def read_table(source: str, label: str | None = None) -> Data:
     try:
         with path.open(encoding="utf-8-sig", newline="") as opened:
             rows = [row for row in csv.reader(opened) if row]
+    except FileNotFoundError:
+        raise InputError(f"no table at {source}: no such file (built-in ones: {', '.join(BUILT_IN)})") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        known = f" (built-in ones: {', '.join(BUILT_IN)})" if not path.exists() else ""
-        raise InputError(f"the table {source} cannot be read: {error}{known}") from None
+        raise InputError(f"the table {source} cannot be read: {error}") from None
     if len(rows) < 2:
         raise InputError(f"the table {source} needs a header line and at least one row, it has {len(rows)} lines")
     header, body = [c.strip() for c in rows[0]], rows[1:]

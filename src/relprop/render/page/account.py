@@ -89,6 +89,9 @@ def _class(index: int, names: Sequence[str]) -> str:
     return f"{names[index]} ({index})" if 0 <= index < len(names) else f"target {index}"
 
 
+_ROUNDING = 1e-2  # of a softmax in half precision, over many classes
+
+
 def prediction(explanation: Any, sample: int, names: Sequence[str]) -> Prediction | None:
     """The output of a classifier, [N, classes] with more than one class; otherwise nothing.
 
@@ -100,7 +103,9 @@ def prediction(explanation: Any, sample: int, names: Sequence[str]) -> Predictio
         return None
     if names and len(names) != len(scores):
         raise InputError(f"{len(names)} class names were given, but the output has {len(scores)} classes")
-    shares, note = _shares(scores)
+    plan = getattr(explanation, "plan", None)
+    squashed = any("is a softmax or sigmoid" in note for note in getattr(plan, "notes", ()))
+    shares, note = _shares(scores, squashed)
     best = np.argsort(-scores, kind="stable")[:_MOST_CLASSES].tolist()
     if explained is not None and 0 <= explained < len(scores) and explained not in best:
         best.append(explained)
@@ -123,9 +128,12 @@ def _scores(output: Any, sample: int) -> np.ndarray | None:
     return scores if bool(np.isfinite(scores).all()) else None
 
 
-def _shares(scores: np.ndarray) -> tuple[np.ndarray, str]:
-    """Probabilities: those of the output if it holds them, otherwise by softmax."""
-    if scores.min() >= 0 and scores.max() <= 1:
+def _shares(scores: np.ndarray, squashed: bool) -> tuple[np.ndarray, str]:
+    """Probabilities: those of the output if it holds them, otherwise by softmax.
+
+    Scores between 0 and 1 are some only if they add up to one, or came from a softmax or sigmoid: small logits are not.
+    """
+    if scores.min() >= 0 and scores.max() <= 1 and (squashed or abs(scores.sum() - 1) < _ROUNDING):
         return scores, "the output's own"
     powers = np.exp(scores - scores.max())
     return powers / powers.sum(), "by softmax of the scores"

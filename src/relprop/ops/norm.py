@@ -21,10 +21,12 @@ class Norm(Op):
 
     centred   whether the mean is subtracted
     view      brings x into the shape in which statistics are taken over `dims` (groups), and back by `reshape`
+    inverse   one over the standard deviation, where the forward's kernel gave it: then x need not be kept
     """
 
     family = "norm"
     kind = "norm"
+    inverse: Tensor | None = None
 
     def __init__(
         self,
@@ -53,14 +55,18 @@ class Norm(Op):
             return torch.rsqrt(wide.var(self.dims, correction=0, keepdim=True) + self.eps).to(x.dtype)
         return torch.rsqrt(wide.square().mean(self.dims, keepdim=True) + self.eps).to(x.dtype)
 
-    def pull_back(self, g: Tensor, x: Tensor) -> Tensor:
+    def pull_back(self, g: Tensor, x: Tensor | None) -> Tensor:
         """The transposed map with the statistics held constant: scale, then centre."""
         s = self.grouped(g if self.weight is None else g * self.weight)
-        s = s * self.inverse_scale(x)
+        if x is None:
+            assert self.inverse is not None
+            s = s * self.inverse.to(g.dtype)
+        else:
+            s = s * self.inverse_scale(x)
         if self.centred:
             mean = s.mean(self.dims, keepdim=True)
             s = s - mean if torch.is_grad_enabled() else s.sub_(mean)
-        return s.reshape(x.shape)
+        return s.reshape(g.shape)
 
 
 def _made(call: Call, x: Tensor, norm: Norm) -> Norm:
@@ -73,7 +79,15 @@ def layer_norm(call: Call) -> Op:
     x, shape, weight, bias, eps = call.bind("input normalized_shape weight bias eps", weight=None, bias=None, eps=1e-5)
     dims = tuple(range(-len(tuple(shape)), 0))
     native = lambda u: torch.nn.functional.layer_norm(u, shape, weight, bias, eps)  # noqa: E731
-    return _made(call, x, Norm(dims, eps, weight, bias, True, native))
+    made = _made(call, x, Norm(dims, eps, weight, bias, True, native))
+
+    def run() -> Tensor:
+        y, _, made.inverse = torch.native_layer_norm(x, shape, weight, bias, eps)
+        return y
+
+    if call.name == "layer_norm":
+        made.run = run
+    return made
 
 
 @op("rms_norm")

@@ -107,9 +107,9 @@ class ConstantStatistics(Rule):
     home: ClassVar[tuple[str, ...]] = ("norm",)
 
     def keeps(self, op: Any) -> tuple[bool, bool]:
-        return True, False
+        return op.inverse is None, False
 
-    def norm(self, op: Norm, x: Tensor, y: Tensor, g: Tensor, books: Books) -> Tensor:
+    def norm(self, op: Norm, x: Tensor | None, y: Tensor, g: Tensor, books: Books) -> Tensor:
         if op.bias is not None:
             books.add("bias", (g * op.bias).sum())
         return op.pull_back(g, x)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import relprop as rp
+from relprop.concepts import CRP
+from relprop.tabular import Explainer
 from tests.support.compare import assert_close
 from tests.support.networks import gated_net, residual_net, two_towers, unet
 from tests.support.state import assert_same_state, snapshot
@@ -391,3 +393,5 @@ def test_repr() -> None:
     assert repr(lrp) == f"LRP({type(lrp.model).__name__}, not chosen before the first call)"
     lrp.explain(picture(), target=1)
     assert repr(lrp) == f"LRP({type(lrp.model).__name__}, EpsilonPlus())"
+    assert repr(CRP(lrp)) == f"CRP({lrp!r})"
+    assert repr(Explainer(nn.Linear(2, 2))) == "Explainer of LRP(Linear, not chosen before the first call)"

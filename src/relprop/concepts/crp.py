@@ -134,6 +134,9 @@ class CRP:
             raise InputError(f"budget must be a number of bytes, got {budget!r}")
         self.lrp, self.budget = lrp, budget
 
+    def __repr__(self) -> str:
+        return f"CRP({self.lrp!r})"
+
     def explain(
         self,
         *args: Any,

@@ -230,7 +230,7 @@ def _unknown(found: Sequence[Unknown], scripted: Sequence[str]) -> str:
                 "relprop.register_module(TheModule, 'identity')"
             )
         else:
-            line = f"relprop.op({function!r})(parser)"
+            line = f"relprop.op({function!r})(parser); what a parser is: help(relprop.op)"
         lines.append(f"  {what}{where} has no rule. To give it one: {line}")
     return (
         "operations without a rule lie between input and output:\n"

@@ -62,6 +62,13 @@ class Table:
     def register(self, *functions: str | Callable[..., Any], replace: bool = False) -> Callable[[Parser], Parser]:
         """Decorate a parser with the torch functions it reads, by name or as the callables themselves.
 
+        A parser takes a `relprop.ops.Call` and returns what the call is: an `Op`, an `Expansion` into other calls, or
+        `Native(form=...)` where the gradient of torch is right as it is:
+
+        @relprop.op("deg2rad")
+        def deg2rad(call):
+            return Native(form="scale")
+
         Raises `RegistryError` for a function that stands in the table already, unless `replace=True`, and for a
         name that this torch does not have in any form.
         """

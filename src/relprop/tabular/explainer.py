@@ -82,6 +82,9 @@ class Explainer:
         self.composite = self._composite(preset)
         self._lrp = LRP(self._core, self.composite)
 
+    def __repr__(self) -> str:
+        return f"Explainer of {self._lrp!r}"
+
     # -- rules ---------------------------------------------------------------------------------------------------
 
     def layers(self) -> list[str]:

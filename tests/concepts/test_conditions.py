@@ -266,3 +266,64 @@ def test_two_conditions_at_one_place() -> None:
     tied = nn.Sequential(same, nn.ReLU(), same)
     with pytest.raises(rp.InputError, match="'0' and '2' both select"):
         rp.LRP(tied).explain(torch.randn(1, 4), target=0, conditions={"0": 0, "2": 1})
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_module_that_runs_twice(create_graph: bool) -> None:
+    """It is a place each time: relevance passes its units twice, and is not counted twice."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.map, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.map(self.map(x).relu()).relu())
+
+    torch.manual_seed(0)
+    model, x = Twice().double(), torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    mask = torch.tensor([1.0, 0.0, 1.0, 0.0], dtype=torch.float64)
+    first = model.map(x)
+    second = model.map(first.relu())
+    (g,) = torch.autograd.grad(model.head(second.relu())[:, 1].sum(), second, retain_graph=True)
+    (g,) = torch.autograd.grad(second, first, g * mask, retain_graph=True)
+    (g,) = torch.autograd.grad(first, x, g * mask)
+    for exclude in (True, False):
+        e = rp.LRP(model, rp.Zero()).explain(
+            x, target=1, conditions={"map": [0, 2]}, exclude_parallel=exclude, create_graph=create_graph
+        )
+        assert e.relevance.abs().sum() > 0
+        assert_close(e.relevance.detach(), (x * g).detach(), 1e-12)
+        assert e.audit.balanced
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("right_first", [False, True])
+def test_places_below_and_beside_each_other(right_first: bool, create_graph: bool) -> None:
+    """`low` lies below `left`, `right` beside both: what passes left and low, and what passes right."""
+
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.low, self.left, self.right = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            right = self.right(x) if right_first else None
+            left = self.left(self.low(x).abs() + x)
+            return self.head(left.abs() + (self.right(x) if right is None else right).abs())
+
+    torch.manual_seed(3)
+    model, x = Mixed().double(), torch.randn(3, 4, dtype=torch.float64)
+    conditions = [{"low": 0, "left": [1, 2]}, {"right": 3}, {"low": 0, "left": [1, 2], "right": 3}]
+    lrp = rp.LRP(model, rp.Zero())
+    layers = "head" if create_graph else "*.weight"
+    one, other, both = lrp.explain(x, target=1, conditions=conditions, create_graph=create_graph, layers=layers)
+    assert one.relevance.abs().sum() > 0 and other.relevance.abs().sum() > 0
+    assert_close(both.relevance.detach(), (one.relevance + other.relevance).detach(), 1e-12)
+    assert both.audit.balanced
+    if not create_graph:
+        for name in ("low.weight", "right.weight"):
+            assert_close(both.layers[name], one.layers[name] + other.layers[name], 1e-12)
+        plain = lrp.explain(x, target=1, layers="head.weight")
+        assert_close(both.layers["head.weight"], plain.layers["head.weight"], 1e-12, "passed once")

@@ -80,30 +80,50 @@ def descend(
 ) -> dict[int, Tensor]:
     """The modified gradients at the wanted tensors, by identity; tensors that nothing reaches are left out.
 
-    Where relevance must pass a condition's place and may not go around it, the backward runs in stages: down to the
-    place that ran last, and on from what passed there alone.
+    Where relevance must pass the conditions' places and may not go around them, the backward runs in stages: from what
+    is explained, and from every place, down to the places next below it, and from the lowest ones on. A module that
+    runs several times is a place each time.
     """
-    front: Front = [(seed.tensor, seed.g)]
     captures, found = recorder.captures, dict[int, Tensor]()
-    names = list(captures.found)
-    stages = [n for n in reversed(names) if n in captures.selecting] if request.exclude_parallel else []
-    before = front
-    for i, name in enumerate(stages):
-        above = [t for n in names[names.index(name) :] for t in captures.tensors(n)]
-        got = _at(above, _gradients(recorder, front, above, True))
-        passed = [(t, got[id(t)]) for t in captures.tensors(name) if id(t) in got]
-        beside = not passed and i > 0
-        if beside:  # it runs beside the places that were passed, not below them
-            again = _gradients(recorder, before, captures.tensors(name), True)
-            passed = [(t, g) for t, g in zip(captures.tensors(name), again, strict=True) if g is not None]
-        found |= got | {id(t): g for t, g in passed}
-        if not beside:
-            before = front
-        front = front + passed if beside else passed
+    stages = captures.runs(captures.selecting) if request.exclude_parallel else []
+    front: Front = [(seed.tensor, seed.g)]
     if stages:
+        front, found = _staged(recorder, front, stages, list(wanted.values()))
         _write_around(recorder, front, seed)
     tensors = list(wanted.values())
     return found | _at(tensors, _gradients(recorder, front, tensors, keep))
+
+
+def _staged(
+    recorder: Recorder, front: Front, stages: Sequence[Sequence[Tensor]], wanted: Sequence[Tensor]
+) -> tuple[Front, dict[int, Tensor]]:
+    """The modified gradients at the lowest of the stages, which are given in the order of execution, and at whatever
+    of the wanted lies above a stage."""
+    graph = recorder.graph
+    tops = [[seed for seed, _ in front], *reversed(stages)]
+    arrived: list[dict[int, Tensor]] = [{id(t): g for t, g in front}] + [{} for _ in stages]
+    below = [graph.below(top, wanted) for top in tops]
+    leads = {id(t): graph.below([t], wanted) for t in wanted}
+    lies = [{j for j in range(i + 1, len(tops)) if any(id(t) in below[i] for t in tops[j])} for i in range(len(tops))]
+    found: dict[int, Tensor] = {}
+    lowest: Front = []
+    for i, top in enumerate(tops):
+        here = [(t, arrived[i][id(t)]) for t in top if id(t) in arrived[i]]
+        following = [j for j in sorted(lies[i]) if not any(j in lies[k] for k in lies[i])]
+        if not following:
+            lowest += here
+            continue
+        last = {id(t) for j in following for t in tops[j]}
+        # of what was asked for, what lies between this stage and those that follow
+        asked = [t for t in wanted if id(t) in last or (id(t) in below[i] and last & leads[id(t)])]
+        got = _at(asked, _gradients(recorder, here, asked, True))
+        for key, g in got.items():
+            found[key] = found[key] + g if key in found else g
+        for j in following:
+            for t in tops[j]:
+                if id(t) in got:
+                    arrived[j][id(t)] = arrived[j][id(t)] + got[id(t)] if id(t) in arrived[j] else got[id(t)]
+    return lowest, found
 
 
 def _write_around(recorder: Recorder, front: Front, seed: Seed) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -66,7 +66,8 @@ class Captures:
         self.kinds = {p.kind for p in self.places}
         self.weights = weights
         self.found: dict[str, list[Run]] = {}
-        self.selecting: dict[str, Selection] = {}
+        self._order: list[Run] = []
+        self.selecting: Mapping[str, Selection] = {}
         self.reached: dict[str, Tensor] = {}
 
     def __bool__(self) -> bool:
@@ -92,6 +93,12 @@ class Captures:
         runs = self.found[name] if name is not None else [run for runs in self.found.values() for run in runs]
         return list({id(t): t for run in runs for part in run for t in part}.values())
 
+    def runs(self, names: Iterable[str]) -> list[list[Tensor]]:
+        """The tensors of every time that one of these names was passed, in the order of execution."""
+        wanted = {id(run) for name in names for run in self.found[name]}
+        each = ([t for part in run for t in part] for run in self._order if id(run) in wanted)
+        return [tensors for tensors in each if tensors]
+
     # -- in the forward ------------------------------------------------------------------------------------------
 
     def tap(self, kind: str, names: Sequence[str], value: Any, replaying: bool = False) -> Any:
@@ -101,6 +108,8 @@ class Captures:
             return None
         at = _At(tuple(n + INPUT if kind == "input" else n for n in names), kind)
         run: Run = []
+        if not replaying:
+            self._order.append(run)
         for name in at.names if not replaying else ():
             self.found.setdefault(name, []).append(run)
         return exchanged(value, partial(self._part, at, run))
@@ -163,7 +172,7 @@ class Captures:
 
     # -- in the backward -----------------------------------------------------------------------------------------
 
-    def open(self, selecting: dict[str, Selection]) -> None:
+    def open(self, selecting: Mapping[str, Selection]) -> None:
         """Begin a backward with these selections, by name."""
         self.selecting, self.reached = selecting, {}
         if self.weights is not None:

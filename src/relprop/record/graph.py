@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -95,6 +95,18 @@ class Graph:
     def begin(self, tensor: Tensor) -> Tensor:
         """A leaf with the values of a tensor."""
         return tensor.detach().requires_grad_()
+
+    def below(self, tops: Iterable[Tensor], kept: Iterable[Tensor]) -> set[int]:
+        """Which of the kept tensors lie on a way from the tops to the input, by identity."""
+        edge = torch.autograd.graph.get_gradient_edge
+        stack: list[Any] = [edge(t).node for t in tops]
+        own_nodes, seen = set(stack), set[Any]()
+        while stack:
+            for node, _ in stack.pop().next_functions:
+                if node is not None and node not in seen:
+                    seen.add(node)
+                    stack.append(node)
+        return {id(t) for t in kept if (node := edge(t).node) in seen and node not in own_nodes}
 
     # -- calls ---------------------------------------------------------------------------------------------------
 

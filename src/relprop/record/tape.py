@@ -7,7 +7,7 @@ The tape is run backwards with gradients recorded: relevance is then an ordinary
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,14 @@ class Tape(Graph):
         for t in moving:
             self._facts.read(t)
         return args, kwargs, bool(moving)
+
+    def below(self, tops: Iterable[Tensor], kept: Iterable[Tensor]) -> set[int]:
+        own = {_key(t) for t in tops}
+        seen = set(own)
+        for entry in reversed(self._entries):
+            if not seen.isdisjoint(entry.went):
+                seen.update(entry.came)
+        return {id(t) for t in kept if _key(t) in seen - own}
 
     # -- the tape ------------------------------------------------------------------------------------------------
 

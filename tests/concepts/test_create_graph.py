@@ -238,6 +238,19 @@ def test_nothing_is_kept_when_the_result_goes() -> None:
         gc.enable()
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_whatever_the_mode_around_the_call(mode: Callable[[], Any]) -> None:
+    model, x, _ = small()
+    lrp = rp.LRP(model, rp.Epsilon(1e-2))
+    with mode():
+        inside = lrp.explain(x, target=1, create_graph=True, conditions={"conv1": 0})
+    outside = lrp.explain(x, target=1, create_graph=True, conditions={"conv1": 0})
+    found, expected = (
+        torch.autograd.grad(e.relevance.square().sum(), model.conv2.weight)[0] for e in (inside, outside)
+    )
+    assert_close(found, expected, 1e-12)
+
+
 def test_what_has_no_derivative_is_refused() -> None:
     class Part(nn.Module):
         def __init__(self) -> None:

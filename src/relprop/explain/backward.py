@@ -31,6 +31,9 @@ def propagate(
     forward: Forward, seed: Seed, request: Request, condition: Mapping[str, Units] | None = None, keep: bool = False
 ) -> Explanation:
     """One backward for one seed under one condition. `keep` holds the graph for another."""
+    if request.create_graph and (torch.is_inference_mode_enabled() or not torch.is_grad_enabled()):
+        with outside_inference(), torch.enable_grad():  # whatever the caller's mode is
+            return propagate(forward, seed, request, condition, keep)
     recorder, captures = forward.recorder, forward.recorder.captures
     ledger = recorder.ledger
     ledger.begin(request.by_site)

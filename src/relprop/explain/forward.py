@@ -143,7 +143,7 @@ def record(
     output, selected = run(model, recorder, args, kwargs, chosen)
     forward = Forward(recorder, args, kwargs, output, notes=notes)
     if request.seed is not None:
-        with outside_inference():
+        with outside_inference(), torch.set_grad_enabled(request.create_graph or torch.is_grad_enabled()):
             explained = output if request.start is None else start(recorder, request.start)
             forward.seeds = tuple(
                 make_seed(explained, target, request.seed, lambda t: _head(recorder, t), value, recorder.graph.values)

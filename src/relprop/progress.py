@@ -16,7 +16,9 @@ class Progress:
     """Say what is being done, in one line of standard error that goes away when it is done.
 
     Nothing is shown in the first second, and nothing at all where standard error is no terminal. Where one runs inside
-    another, the inner one is shown.
+    another, the innermost one is shown that knows how far it is, or the innermost one where none does.
+
+    All share one thread, which ends with the last of them: a call that is over before it looks costs no thread.
 
     Example:
         with Progress(total=4) as progress:
@@ -28,43 +30,36 @@ class Progress:
     delay = 1.0
     tick = 0.2
     _open: ClassVar[list[Progress]] = []
+    _thread: ClassVar[threading.Thread | None] = None
 
     def __init__(self, total: int = 0, stream: TextIO | None = None, text: str = "") -> None:
         self._total = total
         self._stream = sys.stderr if stream is None else stream
         self._done = 0
         self._text = text
-        self._width = 0
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Progress:
-        if self._stream.isatty():
+        # A program without a console has no standard error.
+        self._shown = self._stream is not None and self._stream.isatty()
+        if self._shown:
             self._begun = time.monotonic()
+            self._width = 0
+            self._drawing = threading.Lock()
             self._open.append(self)
-            self._thread = threading.Thread(target=self._show, daemon=True)
-            self._thread.start()
+            _watch()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        if self._shown:
             self._open.remove(self)
-            self._draw("")
+            self._draw("", last=True)
 
     def step(self, text: str) -> None:
         """The next step begins."""
         self._done += 1
         self._text = text
-
-    def _show(self) -> None:
-        if self._stop.wait(self.delay):
-            return
-        while not self._stop.wait(self.tick):
-            self._draw(self._line() if self._open[-1] is self else "")
 
     def _line(self) -> str:
         passed = time.monotonic() - self._begun
@@ -74,11 +69,37 @@ class Progress:
         line = f"{self._text} [{finished + 1}/{self._total}] {passed:.0f} s"
         return line + (f", about {passed / finished * (self._total - finished):.0f} s left" if finished > 0 else "")
 
-    def _draw(self, text: str) -> None:
-        if text or self._width:
-            self._stream.write("\r" + text.ljust(self._width) + ("" if text else "\r"))
-            self._stream.flush()
-            self._width = len(text)
+    def _draw(self, text: str, last: bool = False) -> None:
+        with self._drawing:
+            if self._shown and (text or self._width):
+                self._stream.write("\r" + text.ljust(self._width) + ("" if text else "\r"))
+                self._stream.flush()
+                self._width = len(text)
+            self._shown = self._shown and not last
+
+
+def _watch() -> None:
+    """See to it that the thread runs."""
+    thread = Progress._thread
+    if thread is None or not thread.is_alive():
+        Progress._thread = threading.Thread(target=_show, daemon=True, name="relprop progress")
+        Progress._thread.start()
+
+
+def _show() -> None:
+    """Draw what is open until nothing is."""
+    while True:
+        time.sleep(Progress.tick)
+        still = list(Progress._open)
+        if not still:
+            Progress._thread = None
+            if Progress._open:  # begun since, by somebody who saw this thread alive
+                _watch()
+            return
+        shown = next((p for p in reversed(still) if p._total), still[-1])
+        for one in still:
+            late = time.monotonic() - one._begun >= Progress.delay
+            one._draw(one._line() if one is shown and late else "")
 
 
 def track(items: Iterable[T], total: int, text: str) -> Iterator[T]:

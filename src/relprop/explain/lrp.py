@@ -19,7 +19,7 @@ from relprop.explain.choose import choose
 from relprop.explain.explanation import Explanation
 from relprop.explain.forward import Forward, Request, check_differentiable, check_model, record, run
 from relprop.plan import Plan
-from relprop.progress import track
+from relprop.progress import Progress, track
 from relprop.record import Recorder
 from relprop.record.tensors import tensors
 from relprop.units import Units, as_units
@@ -162,10 +162,13 @@ class LRP:
 
         forward  of this request, where it has been recorded before
         """
-        forward = self.recorded(request, args, kwargs) if forward is None else forward
+        if forward is None:
+            with Progress(text="explaining: forward"):
+                forward = self.recorded(request, args, kwargs)
         pairs = [(i, condition) for i in range(len(forward.seeds)) for condition in request.conditions]
         for k, (i, condition) in enumerate(pairs):
-            result = propagate(forward, forward.seeds[i], request, condition, keep=k + 1 < len(pairs))
+            with Progress(text="explaining: backward"):
+                result = propagate(forward, forward.seeds[i], request, condition, keep=k + 1 < len(pairs))
             sound = finite(result) and (result.audit.balanced or request.lenient)
             if not sound and not request.by_site:  # once more, to name the site
                 again = replace(request, by_site=True)

@@ -120,4 +120,7 @@ def __getattr__(name: str) -> object:
         import importlib
 
         return importlib.import_module(f"relprop.{name}")
-    raise AttributeError(f"module 'relprop' has no attribute {name!r}")
+    from relprop.errors import nearest
+
+    known = [n for n in (*globals(), *_LAZY, "tune") if not n.startswith("_")]
+    raise AttributeError(f"module 'relprop' has no attribute {name!r}{nearest(name, known, cutoff=0.6)}")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import sys
+import warnings
+from collections.abc import Iterable
+
 
 class RelpropError(Exception):
     """Base of every error that relprop raises on purpose."""
@@ -45,3 +50,17 @@ class MissingExtraError(RelpropError, ImportError):
 
 class RelpropWarning(UserWarning):
     """Something was done as asked and is probably not what was meant."""
+
+
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.4) -> str:
+    """The end of a sentence that says that there is no such name: what may have been meant."""
+    near = difflib.get_close_matches(name, [n for n in dict.fromkeys(names) if n], 3, cutoff)
+    return f"; nearest names: {', '.join(near)}" if near else ""
+
+
+def warn(message: str) -> None:
+    """Warn at the line outside this package that led here, so that it is shown once for each such line."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "relprop":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, RelpropWarning, stacklevel=level)

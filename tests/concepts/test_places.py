@@ -200,7 +200,7 @@ def test_explained_is_the_value_of_every_sample() -> None:
     [
         ({"layers": "conv3"}, r"layers: no module or parameter is named 'conv3'; nearest names: .*conv2"),
         ({"layers": "conv3:in"}, r"layers: no module is named 'conv3'; nearest names: .*conv2"),
-        ({"layers": "(model).ad"}, r"no operation of this forward has the label '\(model\)\.ad'.*\(model\)\.add"),
+        ({"layers": "(model).ad"}, r"'\(model\)\.ad' is no module, .*no operation of this forward.*\(model\)\.add"),
         ({"layers": [3]}, r"layers: a place is named by a string, got 3"),
         ({"start_at": "conv9"}, r"start_at: no module .*conv1"),
         ({"start_at": "conv*"}, r"must name one tensor of the forward, and names 2"),

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from relprop.concepts.crp import Condition
-from relprop.errors import InputError
+from relprop.errors import InputError, nearest
 from relprop.explain import LRP
 from relprop.explain.forward import Request
-from relprop.record import nearest
 from relprop.units import Channels, Mask
 
 _SORTED = ("grouped_mm", "_grouped_mm")

@@ -26,12 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from relprop.composite import Composite
-from relprop.errors import InputError
+from relprop.errors import InputError, nearest
 from relprop.explain import LRP
 from relprop.explain.forward import Request
 from relprop.explain.seed import main_output
 from relprop.progress import track
-from relprop.record import nearest, place
+from relprop.record import place
 from relprop.record.places import INPUT
 from relprop.rules import Gradient
 from relprop.selectors import All, Kind

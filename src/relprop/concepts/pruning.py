@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from relprop.errors import InputError
+from relprop.errors import InputError, nearest
 from relprop.explain import LRP
-from relprop.record.places import INPUT, nearest
+from relprop.record.places import INPUT
 from relprop.units import Channels, Directions, Units
 
 Scores = Mapping[str, Tensor]

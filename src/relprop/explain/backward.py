@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.errors import AuditError, InputError, RelpropWarning
+from relprop.errors import AuditError, InputError, warn
 from relprop.explain.audit import TOLERANCE, Audit
 from relprop.explain.explanation import Explanation
 from relprop.explain.forward import Forward, Request
@@ -332,7 +331,7 @@ def _unreached(captures: Captures) -> tuple[str, ...]:
         for part, found in zip(parts, each, strict=True):
             note = unreached(name, part, found)
             if note and (found is None or not bool(found.any())):
-                warnings.warn(note, RelpropWarning, stacklevel=2)
+                warn(note)
             notes += [note] if note else []
     return tuple(dict.fromkeys(notes))
 

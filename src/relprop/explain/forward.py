@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from relprop.composite import Composite
-from relprop.errors import InputError, ModelStateError, NoPathError, SelectorError, UnknownOperationError
+from relprop.errors import InputError, ModelStateError, NoPathError, SelectorError, UnknownOperationError, nearest
 from relprop.explain.inputs import check_finite, names, outside_inference, rebuild
 from relprop.explain.seed import Seed, explicit, make_seed
 from relprop.plan import Plan
-from relprop.record import Captures, Recorder, Weights, nearest, place
+from relprop.record import Captures, Recorder, Weights, place
 from relprop.record.coverage import Unknown, walk
 from relprop.record.nodes import NODES
+from relprop.record.places import module_names, parameter_names
 from relprop.record.scope import SCRIPTED
 from relprop.record.tape import Tape
 from relprop.selectors import Name
@@ -152,7 +153,7 @@ def record(
         _judge(model, forward, request.lenient)
         forward.notes += tuple(dict.fromkeys(s.note for s in forward.seeds if s.note))
     check_rows(recorder)
-    check_captures(recorder)
+    check_captures(model, recorder)
     return forward
 
 
@@ -286,15 +287,16 @@ def start(recorder: Recorder, text: str) -> Tensor:
     return found[0][0]
 
 
-def check_captures(recorder: Recorder) -> None:
+def check_captures(model: nn.Module, recorder: Recorder) -> None:
     """Raise for a place that no value passed."""
     captures = recorder.captures
     for p in captures.places:
         if not captures.names(p):
             labels = [s.label for s, _ in recorder.sites]
             if p.kind == "site":
+                near = nearest(p.text, [*module_names(model), *parameter_names(model), *labels])
                 raise InputError(
-                    f"no operation of this forward has the label {p.text!r} (see LRP.plan){nearest(p.text, labels)}"
+                    f"{p.text!r} is no module, no parameter, and no operation of this forward (see LRP.plan){near}"
                 )
             raise InputError(f"nothing that depends on the input passed {p.text!r} in this forward")
     if captures.weights is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from relprop.composite import Composite, as_composite
 from relprop.errors import AuditError, InputError
+from relprop.explain.arguments import refuse_misfit, warn_of_swallowed
 from relprop.explain.backward import finite, propagate, refuse_not_finite
 from relprop.explain.check import Coverage, coverage
 from relprop.explain.choose import choose
@@ -57,15 +59,23 @@ class LRP:
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """Which rule each executed site gets, and why. Runs the forward once and propagates nothing."""
-        composite, notes = self._pick(args, kwargs)
-        totals = self._count(composite, args, kwargs)
-        return record(self.model, composite, args, kwargs, Request(), totals, notes).plan()
+        try:
+            composite, notes = self._pick(args, kwargs)
+            totals = self._count(composite, args, kwargs)
+            return record(self.model, composite, args, kwargs, Request(), totals, notes).plan()
+        except Exception as error:
+            refuse_misfit(error, self.model, "plan", (), args, kwargs)
+            raise
 
     def check(self, *args: Any, target: Any = None, **kwargs: Any) -> Coverage:
         """What is covered, before any propagation: sites and their rules, native nodes, nodes without a rule, cuts."""
-        composite, notes = self._pick(args, kwargs)
-        totals = self._count(composite, args, kwargs)
-        return coverage(self.model, composite, args, kwargs, target, totals, notes)
+        try:
+            composite, notes = self._pick(args, kwargs)
+            totals = self._count(composite, args, kwargs)
+            return coverage(self.model, composite, args, kwargs, target, totals, notes)
+        except Exception as error:
+            refuse_misfit(error, self.model, "check", ("target",), args, kwargs)
+            raise
 
     def explain(
         self,
@@ -122,8 +132,8 @@ class LRP:
             raise InputError(f'audit must be "total" or "sites", got {audit!r}')
         if targets is not None and target is not None:
             raise InputError("give target= or targets=, not both")
-        if targets is not None and not len(targets):
-            raise InputError("targets is empty: give at least one target")
+        if targets is not None and not (isinstance(targets, Sized) and len(targets)):
+            raise InputError(f"targets takes a list of at least one target, got {targets!r}; of one: target=")
         several = targets is not None or (conditions is not None and not isinstance(conditions, Mapping))
         request = Request(
             targets=(_target(target),) if targets is None else tuple(_target(t) for t in targets),
@@ -145,12 +155,18 @@ class LRP:
 
     def recorded(self, request: Request, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
         """One forward, ready to be propagated through."""
-        composite, notes = self._pick(args, kwargs)
-        totals = self._count(composite, args, kwargs)
-        if request.create_graph:  # whatever cannot be explained is found by the graph of the rules
-            plain = replace(request, create_graph=False)
-            check_differentiable(record(self.model, composite, args, kwargs, plain, totals, notes))
-        return record(self.model, composite, args, kwargs, request, totals, notes, self._store)
+        try:
+            composite, notes = self._pick(args, kwargs)
+            totals = self._count(composite, args, kwargs)
+            if request.create_graph:  # whatever cannot be explained is found by the graph of the rules
+                plain = replace(request, create_graph=False)
+                check_differentiable(record(self.model, composite, args, kwargs, plain, totals, notes))
+            found = record(self.model, composite, args, kwargs, request, totals, notes, self._store)
+        except Exception as error:
+            refuse_misfit(error, self.model, "explain", KEYWORDS, args, kwargs)
+            raise
+        warn_of_swallowed(self.model, KEYWORDS, kwargs)
+        return found
 
     def explain_each(
         self, request: Request, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Forward | None = None
@@ -223,6 +239,10 @@ class LRP:
         return self._totals[key]
 
 
+#: The keywords of `LRP.explain`; all others are the model's.
+KEYWORDS = frozenset(p.name for p in inspect.signature(LRP.explain).parameters.values() if p.kind is p.KEYWORD_ONLY)
+
+
 def _target(given: Any) -> Any:
     """numpy's numbers and arrays count as Python's and torch's."""
     if isinstance(given, np.generic):
@@ -230,8 +250,11 @@ def _target(given: Any) -> Any:
     return torch.as_tensor(given) if isinstance(given, np.ndarray) else given
 
 
-def _texts(given: Sequence[str] | str) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
+def _texts(given: Sequence[str] | str | None) -> tuple[str, ...]:
+    """None, which users pass on, is no place at all; what is no text is refused where the place is looked up."""
+    if given is None:
+        return ()
+    return (given,) if isinstance(given, (str, nn.Module)) else tuple(given)
 
 
 def _conditions(given: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> tuple[dict[str, Units], ...]:

@@ -3,7 +3,6 @@
 from relprop.record.books import Ledger as Ledger
 from relprop.record.captures import Captures as Captures
 from relprop.record.leaves import Leaf as Leaf
-from relprop.record.places import nearest as nearest
 from relprop.record.places import place as place
 from relprop.record.recorder import Recorder as Recorder
 from relprop.record.weights import Weights as Weights

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
 from torch import nn
 
-from relprop.errors import InputError
+from relprop.errors import InputError, nearest
 
 INPUT = ":in"
 
@@ -41,27 +39,33 @@ def place(model: nn.Module, text: str, asked: str, *, parameters: bool = True) -
     asked  the argument that it was given by
     """
     if not isinstance(text, str):
-        raise InputError(f"{asked}: a place is named by a string, got {text!r}")
-    modules = [name for name, _ in model.named_modules(remove_duplicate=False)]
+        path = next((n for n, m in model.named_modules() if m is text), None)
+        got = f"got {text!r}" if path is None else f"not by the module itself: {path!r}"
+        raise InputError(f"{asked}: a place is named by a string, {got}")
+    known = module_names(model)
     if text.endswith(INPUT):
         pattern = text.removesuffix(INPUT)
-        if not any(fnmatchcase(m, pattern) for m in modules):
-            raise InputError(f"{asked}: no module is named {pattern!r}{nearest(pattern, modules)}")
+        if not any(fnmatchcase(m, pattern) for m in known):
+            raise InputError(f"{asked}: no module is named {pattern!r}{nearest(pattern, known)}")
         return Place(text, pattern, "input")
-    if any(fnmatchcase(m, text) for m in modules):
+    if any(fnmatchcase(m, text) for m in known):
         return Place(text, text, "output")
-    known = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    if any(fnmatchcase(p, text) for p in known):
+    weights = parameter_names(model)
+    if any(fnmatchcase(p, text) for p in weights):
         if not parameters:
             raise InputError(f"{asked}: {text!r} names parameters: here modules and operations are wanted")
         return Place(text, text, "parameter")
     owner, dot, _ = text.rpartition(".")
-    if not (owner in ("(model)", *modules) if dot and "*" not in text else dot):
-        raise InputError(f"{asked}: no module or parameter is named {text!r}{nearest(text, [*modules, *known])}")
+    if not (owner in ("(model)", *known) if dot and "*" not in text else dot):
+        raise InputError(f"{asked}: no module or parameter is named {text!r}{nearest(text, [*known, *weights])}")
     return Place(text, text, "site")
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """The end of a sentence: what may have been meant."""
-    near = difflib.get_close_matches(name, [n for n in names if n], 3, 0.4)
-    return f"; nearest names: {', '.join(near)}" if near else ""
+def module_names(model: nn.Module) -> list[str]:
+    """The paths of all modules, those of a tied one too."""
+    return [name for name, _ in model.named_modules(remove_duplicate=False)]
+
+
+def parameter_names(model: nn.Module) -> list[str]:
+    """The names of all parameters, those of a tied one too."""
+    return [name for name, _ in model.named_parameters(remove_duplicate=False)]

@@ -53,9 +53,10 @@ class RelpropWarning(UserWarning):
 
 
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.4) -> str:
-    """The end of a sentence that says that there is no such name: what may have been meant."""
-    near = difflib.get_close_matches(name, [n for n in dict.fromkeys(names) if n], 3, cutoff)
-    return f"; nearest names: {', '.join(near)}" if near else ""
+    """The end of a sentence that says that there is no such name: what may have been meant, whatever its case."""
+    known = {n.lower(): n for n in names if n}
+    near = difflib.get_close_matches(name.lower(), known, 3, cutoff)
+    return f"; nearest names: {', '.join(known[n] for n in near)}" if near else ""
 
 
 def warn(message: str) -> None:

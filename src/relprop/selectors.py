@@ -6,10 +6,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from relprop.errors import SelectorError
+from relprop.errors import SelectorError, nearest
+from relprop.ops import TABLE, Op
 from relprop.site import Site
 
 LINEAR_KINDS = ("conv", "linear")
+
+#: The kinds of the library's operations.
+KINDS = (
+    *LINEAR_KINDS, "scale", "activation", "pool", "sum", "residual", "product", "routing", "matmul", "norm",
+    "statistic", "softmax", "logsumexp", "attention", "recurrent", "selection",
+)  # fmt: skip
 
 
 class Selector:
@@ -127,6 +134,9 @@ class Kind(Selector):
     "softmax", "attention", ...) or torch functions ("relu", "gelu", "conv2d", ...).
 
     "residual" is a sum of a way through and a way around it; it counts as a "sum" too.
+
+    Raises `SelectorError` for a word that no operation goes by. A kind of your own is known once the `Op` is defined
+    that has it as its class attribute, and a function of your own once it is registered.
     """
 
     kinds: tuple[str, ...]
@@ -134,6 +144,8 @@ class Kind(Selector):
     def __init__(self, *kinds: str) -> None:
         if not kinds or not all(isinstance(k, str) for k in kinds):
             raise SelectorError(f'Kind takes kinds as text, like Kind("conv"), got {kinds!r}')
+        for kind in kinds:
+            _check_kind(kind)
         object.__setattr__(self, "kinds", kinds)
 
     def matches(self, site: Site) -> bool:
@@ -143,6 +155,25 @@ class Kind(Selector):
 
     def __repr__(self) -> str:
         return f"Kind({', '.join(map(repr, self.kinds))})"
+
+
+def _check_kind(kind: str) -> None:
+    if kind in KINDS:
+        return
+    words = {*KINDS, *_kinds(Op), *TABLE.names()}
+    if kind not in words:
+        raise SelectorError(
+            f"no operation is of kind {kind!r}{nearest(kind, sorted(words), cutoff=0.6)}. The kinds are "
+            f"{', '.join(KINDS)}; further, every torch function that has a rule is one by its name, like relu"
+        )
+
+
+def _kinds(family: type[Op]) -> Iterator[str]:
+    """The kinds of all operations that are defined, a user's too."""
+    for op in family.__subclasses__():
+        if isinstance(getattr(op, "kind", None), str):
+            yield op.kind
+        yield from _kinds(op)
 
 
 LINEAR_MAPS = Kind(*LINEAR_KINDS)

@@ -96,6 +96,10 @@ class Table:
     def __iter__(self) -> Iterator[Any]:
         return iter(self._entries)
 
+    def names(self) -> set[str]:
+        """The names of the functions in it, as operations bear them."""
+        return {entry.name for entry in self._entries.values()}
+
 
 def _spellings(function: str | Callable[..., Any]) -> Iterator[tuple[Any, bool]]:
     if not isinstance(function, str):

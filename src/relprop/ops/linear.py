@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from relprop.ops.base import Call, Expansion, Native, Op
-from relprop.ops.maps import Conv, Dense, Einsum, LinearMap, Matmul
+from relprop.ops.maps import Conv, Dense, Einsum, LinearMap, Matmul, dense
 from relprop.ops.product import dependent_conv, dependent_linear, einsum_product, kernel_form, product_of
 from relprop.ops.table import op
 
@@ -36,17 +36,6 @@ def linear(call: Call) -> Op | Native | Expansion:
     made = as_map(call, a, Dense(w, b))
     made.run = partial(dense, a, w, b)
     return made
-
-
-def dense(a: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-    """`F.linear`; of strided memory as torch carries it out for a weight that wants a gradient.
-
-    For one that wants none, as ours, torch takes a product a batch entry at a time, which is several times slower.
-    """
-    if a.ndim < 3 or w.ndim != 2 or a.is_contiguous():
-        return F.linear(a, w, b)
-    z = a.reshape(-1, a.shape[-1]).mm(w.t()).view(*a.shape[:-1], -1)
-    return z if b is None else z + b
 
 
 _CONVS = {f"conv{n}d": (n, False) for n in (1, 2, 3)} | {f"conv_transpose{n}d": (n, True) for n in (1, 2, 3)}

@@ -134,6 +134,17 @@ class LinearMap(Op):
         return (rule.linear(self, operands[0], outputs[0], gs[0], books),)
 
 
+def dense(a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+    """`F.linear`; of strided memory as torch carries it out for a weight that wants a gradient.
+
+    For one that wants none, as ours, torch takes a product a batch entry at a time, which is several times slower.
+    """
+    if a.ndim < 3 or w.ndim != 2 or a.is_contiguous():
+        return F.linear(a, w, b)
+    z = a.reshape(-1, a.shape[-1]).mm(w.t()).view(*a.shape[:-1], -1)
+    return z if b is None else z + b
+
+
 class Dense(LinearMap):
     """`F.linear`: `z = a w^T + b` over the last dimension."""
 
@@ -141,14 +152,14 @@ class Dense(LinearMap):
         self.weight, self.bias = weight, bias
 
     def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-        return F.linear(a, w, b)
+        return dense(a, w, b)
 
     @property
     def outputs(self) -> tuple[int, ...]:
         return (self.weight.shape[0],) if self.weight.ndim == 2 else ()
 
     def transpose(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
-        return s.matmul(w) if w.ndim == 2 else s.unsqueeze(-1) * w
+        return dense(s, w.t(), None) if w.ndim == 2 else s.unsqueeze(-1) * w
 
     def bias_share(self, s: Tensor, b: Tensor) -> Tensor:
         return dot(_by_row(s), b) if b.ndim == 1 else (s * b).sum()
@@ -209,10 +220,10 @@ class Conv(LinearMap):
         return self.kernel * self.factor.reshape(-1, 1, *ones)
 
     def pull_back(self, s: Tensor, a: Tensor) -> Tensor:
-        if self.factor is not None:
-            factor = self.shaped_bias(self.factor)
-            s = s * factor if torch.is_grad_enabled() else s.mul_(factor)
-        return self.transpose(s, self.kernel, a)
+        if self.factor is None or self.kernel.numel() < s.numel():
+            return self.transpose(s, self.weight, a)
+        factor = self.shaped_bias(self.factor)
+        return self.transpose(s * factor if torch.is_grad_enabled() else s.mul_(factor), self.kernel, a)
 
     @property
     def groups(self) -> int:

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from relprop.ops.base import Call, Expansion, Op
-from relprop.ops.linear import as_map, dense
-from relprop.ops.maps import Dense, like
+from relprop.ops.linear import as_map
+from relprop.ops.maps import Dense, dense, like
 from relprop.ops.table import op
 
 

@@ -160,7 +160,7 @@ def _metric() -> None:
 def _tuning() -> None:
     pytest.importorskip("optuna", reason="tuning needs optuna")
     model = nn.Sequential(Slow(), nn.Linear(3, 2))
-    rp.tune(model, [torch.rand(2, 3)], n_trials=2, metric_options={"steps": 2})
+    rp.tune(model, [torch.rand(2, 3)], trials=2, metric_options={"steps": 2})
 
 
 def _table() -> None:

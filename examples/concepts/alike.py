@@ -50,7 +50,7 @@ prepare = Preprocess(resize=128, crop=128)
 cat = read_photo("chelsea")
 mirrored = np.ascontiguousarray(cat[:, ::-1][40:260, :280])
 lrp = rp.LRP(features, rp.EpsilonPlus(bias="zero"))
-cats = bilrp(lrp, prepare(cat), prepare(mirrored), similarity="cosine", batch=10)
+cats = bilrp(lrp, prepare(cat), prepare(mirrored), similarity="cosine", batch_size=10)
 photographs = cats.picture(prepare.view(cat), prepare.view(mirrored), count=40)
 print(cats)
 
@@ -61,7 +61,7 @@ print(cats)
 # is unbiased, and its standard error comes with it.
 
 guess = bilrp(
-    lrp, prepare(cat), prepare(mirrored), similarity="cosine", project=20, batch=10,
+    lrp, prepare(cat), prepare(mirrored), similarity="cosine", project=20, batch_size=10,
     generator=torch.Generator().manual_seed(0),
 )  # fmt: skip
 inside = ((guess.matrix - cats.matrix).abs() < 2 * guess.error).float().mean()

@@ -47,7 +47,7 @@ layers = [f"model.layers.{i}:in" for i in range(model.config.num_hidden_layers)]
 effects = attribution_patching(relp(model), france, italy, layers, metric=prefers_paris)
 print(f"Paris over Rome: {float(effects.metric):+.2f}, after Italy {float(effects.other):+.2f}")
 words = [tokenizer.decode(i) for i in france["input_ids"][0]]
-figure = effects.draw(Tokens(), across=words, title="RelP: effect by layer and token")
+figure = effects.picture(Tokens(), across=words, title="RelP: effect by layer and token")
 
 # %%
 # The heads that carry it over
@@ -56,7 +56,7 @@ figure = effects.draw(Tokens(), across=words, title="RelP: effect by layer and t
 heads = Heads(of=model.config.num_attention_heads)
 joined = [f"model.layers.{i}.self_attn.o_proj:in" for i in range(20, 30)]
 by_head = attribution_patching(relp(model), france, italy, joined, metric=prefers_paris)
-figure_heads = by_head.draw(heads, title="RelP: effect by head")
+figure_heads = by_head.picture(heads, title="RelP: effect by head")
 for place, head, effect in by_head.strongest(3, heads):
     print(f"{place.split('.')[2]:>3} head {head}: {effect:+.2f}")
 

@@ -46,7 +46,7 @@ for count in (1, 5, 50, len(ranked)):
 graph = attribution_graph(
     crp, x, layers=["head", "blocks.15", "blocks.10"], width=[3, 2, 2], target=tiger
 )
-figure_graph = graph.draw(title="tiger cat, score 9.3")
+figure_graph = graph.picture(title="tiger cat, score 9.3")
 
 # %%
 # What a channel stands for

@@ -30,7 +30,7 @@ print(one)
 # %%
 # A waterfall adds the columns up to the model's output.
 
-figure = one.figure(kind="waterfall", most=10)
+figure = one.picture(kind="waterfall", count=10)
 
 # %%
 # Many rows
@@ -39,7 +39,7 @@ figure = one.figure(kind="waterfall", most=10)
 # ``worst concave points`` speak for "malignant".
 
 every = explainer.explain_batch(X[400:], target="malignant")
-swarm = every.figure(kind="beeswarm", most=10)
+swarm = every.picture(kind="beeswarm", count=10)
 frame = every.to_frame()
 print(frame.iloc[:3, :4])
 

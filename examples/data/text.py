@@ -113,7 +113,7 @@ print(e.audit)
 constant = rp.LRP(model, rp.CPLRP()).explain(ids, target=0)
 print(f"CPLRP's excess: {constant.audit.excess}")
 pieces = loaded.tokenizer.convert_ids_to_tokens(ids[0].tolist())
-figure = render.bars(constant.per_token()[0], pieces, most=12, title="good, by CPLRP")
+figure = render.bars(constant.per_token()[0], pieces, count=12, title="good, by CPLRP")
 
 # %%
 # A language model's next word

@@ -1,5 +1,7 @@
 """relprop: layer-wise relevance propagation (LRP) for any PyTorch model, as it is.
 
+`relprop.LRP(model).explain(x)` is where one begins; help(relprop.LRP.explain) has all that it takes.
+
 Modules, bottom up; imports only point down:
 
 errors        what can go wrong, and what to do
@@ -28,84 +30,159 @@ tuning        rules that do best by a metric
 cli           the relprop command
 """
 
-from relprop.composite import Composite as Composite
-from relprop.errors import AuditError as AuditError
-from relprop.errors import InputError as InputError
-from relprop.errors import MissingExtraError as MissingExtraError
-from relprop.errors import ModelStateError as ModelStateError
-from relprop.errors import NoPathError as NoPathError
-from relprop.errors import RegistryError as RegistryError
-from relprop.errors import RelpropError as RelpropError
-from relprop.errors import RelpropWarning as RelpropWarning
-from relprop.errors import RuleError as RuleError
-from relprop.errors import SelectorError as SelectorError
-from relprop.errors import UnknownOperationError as UnknownOperationError
-from relprop.explain import LRP as LRP
-from relprop.explain import Audit as Audit
-from relprop.explain import Explanation as Explanation
-from relprop.numerics import Stabilizer as Stabilizer
-from relprop.ops import op as op
-from relprop.plan import Plan as Plan
-from relprop.presets import CPLRP as CPLRP
-from relprop.presets import LSTMLRP as LSTMLRP
-from relprop.presets import AttnLRP as AttnLRP
-from relprop.presets import Deconvnet as Deconvnet
-from relprop.presets import DeepTaylor as DeepTaylor
-from relprop.presets import EpsilonAlpha2Beta1 as EpsilonAlpha2Beta1
-from relprop.presets import EpsilonAlpha2Beta1Flat as EpsilonAlpha2Beta1Flat
-from relprop.presets import EpsilonGammaBox as EpsilonGammaBox
-from relprop.presets import EpsilonPlus as EpsilonPlus
-from relprop.presets import EpsilonPlusFlat as EpsilonPlusFlat
-from relprop.presets import ExcitationBackprop as ExcitationBackprop
-from relprop.presets import GuidedBackprop as GuidedBackprop
-from relprop.presets import MambaLRP as MambaLRP
-from relprop.presets import ResLRP as ResLRP
-from relprop.presets import UniformEpsilon as UniformEpsilon
+from relprop.composite import Composite
+from relprop.errors import (
+    AuditError,
+    InputError,
+    MissingExtraError,
+    ModelStateError,
+    NoPathError,
+    RegistryError,
+    RelpropError,
+    RelpropWarning,
+    RuleError,
+    SelectorError,
+    UnknownOperationError,
+)
+from relprop.errors import nearest as _nearest
+from relprop.explain import LRP, Audit, Explanation
+from relprop.numerics import Stabilizer
+from relprop.ops import op
+from relprop.plan import Plan
+from relprop.presets import (
+    CPLRP,
+    LSTMLRP,
+    AttnLRP,
+    Deconvnet,
+    DeepTaylor,
+    EpsilonAlpha2Beta1,
+    EpsilonAlpha2Beta1Flat,
+    EpsilonGammaBox,
+    EpsilonPlus,
+    EpsilonPlusFlat,
+    ExcitationBackprop,
+    GuidedBackprop,
+    MambaLRP,
+    ResLRP,
+    UniformEpsilon,
+)
 from relprop.record.nodes import NODES as _NODES
-from relprop.rules import Absolute as Absolute
-from relprop.rules import AlphaBeta as AlphaBeta
-from relprop.rules import BilinearHalf as BilinearHalf
-from relprop.rules import Constant as Constant
-from relprop.rules import ConstantStatistics as ConstantStatistics
-from relprop.rules import DeconvReLU as DeconvReLU
-from relprop.rules import Epsilon as Epsilon
-from relprop.rules import EpsilonPool as EpsilonPool
-from relprop.rules import Equal as Equal
-from relprop.rules import EqualTies as EqualTies
-from relprop.rules import Flat as Flat
-from relprop.rules import Gamma as Gamma
-from relprop.rules import Gates as Gates
-from relprop.rules import Gradient as Gradient
-from relprop.rules import GuidedReLU as GuidedReLU
-from relprop.rules import Half as Half
-from relprop.rules import Identity as Identity
-from relprop.rules import Pass as Pass
-from relprop.rules import Proportional as Proportional
-from relprop.rules import ResidualGamma as ResidualGamma
-from relprop.rules import Rule as Rule
-from relprop.rules import SignalTakesAll as SignalTakesAll
-from relprop.rules import Signed as Signed
-from relprop.rules import SoftmaxGradient as SoftmaxGradient
-from relprop.rules import StepRule as StepRule
-from relprop.rules import ValueOnly as ValueOnly
-from relprop.rules import WinnerTakesAll as WinnerTakesAll
-from relprop.rules import WSquare as WSquare
-from relprop.rules import ZBox as ZBox
-from relprop.rules import Zero as Zero
-from relprop.rules import ZPlus as ZPlus
-from relprop.selectors import All as All
-from relprop.selectors import Entry as Entry
-from relprop.selectors import First as First
-from relprop.selectors import FirstN as FirstN
-from relprop.selectors import Index as Index
-from relprop.selectors import Kind as Kind
-from relprop.selectors import Last as Last
-from relprop.selectors import Name as Name
-from relprop.selectors import Range as Range
-from relprop.selectors import Type as Type
+from relprop.rules import (
+    Absolute,
+    AlphaBeta,
+    BilinearHalf,
+    Constant,
+    ConstantStatistics,
+    DeconvReLU,
+    Epsilon,
+    EpsilonPool,
+    Equal,
+    EqualTies,
+    Flat,
+    Gamma,
+    Gates,
+    Gradient,
+    GuidedReLU,
+    Half,
+    Identity,
+    Pass,
+    Proportional,
+    ResidualGamma,
+    Rule,
+    SignalTakesAll,
+    Signed,
+    SoftmaxGradient,
+    StepRule,
+    ValueOnly,
+    WinnerTakesAll,
+    WSquare,
+    ZBox,
+    Zero,
+    ZPlus,
+)
+from relprop.selectors import All, Entry, First, FirstN, Index, Kind, Last, Name, Range, Type
 
 register_function = _NODES.register_function
 register_module = _NODES.register_module
+
+__all__ = [
+    "CPLRP",
+    "LRP",
+    "LSTMLRP",
+    "Absolute",
+    "All",
+    "AlphaBeta",
+    "AttnLRP",
+    "Audit",
+    "AuditError",
+    "BilinearHalf",
+    "Composite",
+    "Constant",
+    "ConstantStatistics",
+    "DeconvReLU",
+    "Deconvnet",
+    "DeepTaylor",
+    "Entry",
+    "Epsilon",
+    "EpsilonAlpha2Beta1",
+    "EpsilonAlpha2Beta1Flat",
+    "EpsilonGammaBox",
+    "EpsilonPlus",
+    "EpsilonPlusFlat",
+    "EpsilonPool",
+    "Equal",
+    "EqualTies",
+    "ExcitationBackprop",
+    "Explanation",
+    "First",
+    "FirstN",
+    "Flat",
+    "Gamma",
+    "Gates",
+    "Gradient",
+    "GuidedBackprop",
+    "GuidedReLU",
+    "Half",
+    "Identity",
+    "Index",
+    "InputError",
+    "Kind",
+    "Last",
+    "MambaLRP",
+    "MissingExtraError",
+    "ModelStateError",
+    "Name",
+    "NoPathError",
+    "Pass",
+    "Plan",
+    "Proportional",
+    "Range",
+    "RegistryError",
+    "RelpropError",
+    "RelpropWarning",
+    "ResLRP",
+    "ResidualGamma",
+    "Rule",
+    "RuleError",
+    "SelectorError",
+    "SignalTakesAll",
+    "Signed",
+    "SoftmaxGradient",
+    "Stabilizer",
+    "StepRule",
+    "Type",
+    "UniformEpsilon",
+    "UnknownOperationError",
+    "ValueOnly",
+    "WSquare",
+    "WinnerTakesAll",
+    "ZBox",
+    "ZPlus",
+    "Zero",
+    "op",
+    "register_function",
+    "register_module",
+]
 
 _LAZY = ("adapters", "captum", "concepts", "metrics", "models", "render", "tabular", "text", "tuning")
 
@@ -120,7 +197,10 @@ def __getattr__(name: str) -> object:
         import importlib
 
         return importlib.import_module(f"relprop.{name}")
-    from relprop.errors import nearest
+    near = _nearest(name, (*__all__, *_LAZY, "tune"), cutoff=0.6)
+    raise AttributeError(f"module 'relprop' has no attribute {name!r}{near}")
 
-    known = [n for n in (*globals(), *_LAZY, "tune") if not n.startswith("_")]
-    raise AttributeError(f"module 'relprop' has no attribute {name!r}{nearest(name, known, cutoff=0.6)}")
+
+def __dir__() -> list[str]:
+    """What may be completed: modules that are imported when they are used, too."""
+    return sorted({*globals(), *_LAZY, "tune"})

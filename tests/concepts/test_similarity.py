@@ -41,7 +41,7 @@ def test_two_features_by_hand() -> None:
 def test_lrp_0_is_the_hessian_times_both_inputs() -> None:
     """Of a bias-free ReLU network: R_ij = x_i x'_j d^2 s / dx_i dx'_j. [Eberle et al. 2020, sec. 3]"""
     model, (x, y) = relu_net(), pair()
-    found = bilrp(rp.LRP(model, rp.Zero()), x, y, batch=3)
+    found = bilrp(rp.LRP(model, rp.Zero()), x, y, batch_size=3)
     hessian = torch.autograd.functional.hessian(lambda a, b: (model(a) * model(b)).sum(), (x, y))[0][1][0, :, 0]
     assert_close(found.matrix, hessian * x[0, :, None] * y[0], 1e-10)
     assert found.matrix.sum().item() == pytest.approx(found.similarity, abs=1e-10)
@@ -92,7 +92,7 @@ def test_cosine_scales_by_both_norms() -> None:
 def test_batches_are_single_passes(batch: int) -> None:
     x, y = torch.randn(1, 3, 8, 8, dtype=F64), torch.randn(1, 3, 8, 8, dtype=F64)
     lrp = rp.LRP(residual_net(), rp.EpsilonPlus())
-    found = bilrp(lrp, x, y, batch=batch, pool=3)
+    found = bilrp(lrp, x, y, batch_size=batch, pool=3)
     maps = [lrp.explain(v, targets=list(range(5))) for v in (x, y)]
     expected = sum(pooled(a.relevance, 3).flatten()[:, None] * pooled(b.relevance, 3).flatten() for a, b in zip(*maps))
     assert_close(found.matrix, expected, 1e-9)
@@ -233,7 +233,7 @@ def test_two_towers() -> None:
         ({"project": torch.randn(2, 3)}, r"directions \[k, 7\]"),
         ({"pool": 4}, "patches are for images"),
         ({"pool": lambda r: r[:1].repeat(9, 1)}, "pool must keep the samples"),
-        ({"batch": 0}, "batch must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"method": "rows"}, 'method must be "auto"'),
         ({"embed": "features"}, "embed must be a function .* got 'features'"),
         ({"embed": lambda out: out[0]}, r"embedded as \[1, D\]"),

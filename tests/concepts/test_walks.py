@@ -137,7 +137,7 @@ def test_a_model_that_takes_batches() -> None:
     lrp = rp.LRP(model, rp.EpsilonPlus())
     plain = walk_relevance(lrp, x, adjacency(), layers=layers, target=1)
     for batch in (1, 7, 64):
-        found = walk_relevance(lrp, x[None], adjacency(), layers=layers, target=1, batch=batch)
+        found = walk_relevance(lrp, x[None], adjacency(), layers=layers, target=1, batch_size=batch)
         assert_close(found.first, plain.first, 1e-10)
         assert_close(found.blocks[0], plain.blocks[0], 1e-10)
         assert_close(found.top, plain.top, 1e-10)

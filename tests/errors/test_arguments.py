@@ -208,10 +208,3 @@ def test_a_place_whose_parent_is_there_may_have_meant_a_module_or_a_parameter() 
         lrp.explain(X, target=0, layers="block.fully9")
     with pytest.raises(rp.InputError, match=r"'block\.fully1\.wait' is no .*nearest names: block\.fully1\.weight"):
         lrp.explain(X, target=0, layers="block.fully1.wait")
-
-
-def test_names_of_the_package_that_are_not_there() -> None:
-    with pytest.raises(AttributeError, match=r"no attribute 'EpsilonGamma'; nearest names: EpsilonGammaBox"):
-        rp.EpsilonGamma  # noqa: B018
-    with pytest.raises(AttributeError, match=r"no attribute 'concept'; nearest names: concepts"):
-        rp.concept  # noqa: B018

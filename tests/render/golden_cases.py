@@ -156,12 +156,12 @@ CASES: dict[str, Callable[[], np.ndarray]] = {
     ),
     "figure_signal": lambda: pixels(signal(_signals()[1], _signals()[0], names=["breath", "pulse"])),
     "figure_volume": lambda: pixels(slices(_volume()[1], _volume()[0], title="volume")),
-    "figure_bars": lambda: pixels(bars(np.sin(np.arange(30.0)), most=8)),
+    "figure_bars": lambda: pixels(bars(np.sin(np.arange(30.0)), count=8)),
     "figure_waterfall": lambda: pixels(
-        waterfall(_table(1)[0][0], values=_table(1)[1][0], output=0.9, most=7, title="one row")
+        waterfall(_table(1)[0][0], values=_table(1)[1][0], output=0.9, count=7, title="one row")
     ),
-    "figure_beeswarm": lambda: pixels(beeswarm(_table(90)[0], values=_table(90)[1], most=6, title="many rows")),
-    "figure_heat_table": lambda: pixels(heat_table(_table(60)[0], most=8, order="similar", title="many rows")),
+    "figure_beeswarm": lambda: pixels(beeswarm(_table(90)[0], values=_table(90)[1], count=6, title="many rows")),
+    "figure_heat_table": lambda: pixels(heat_table(_table(60)[0], count=8, order="similar", title="many rows")),
     "figure_text": lambda: pixels(_text()._figure()),
     "figure_text_answer": lambda: pixels(_answer()._figure()),
     "figure_flow": lambda: pixels(flow(_explained(), books={0: {"bias": 0.2, "excess": -0.1}, 3: {"bias": -0.3}})),
@@ -170,8 +170,8 @@ CASES: dict[str, Callable[[], np.ndarray]] = {
         heads({f"layer {i}": np.sin(i + np.arange(96.0)).reshape(4, 24) for i in (1, 2)}, 8)
     ),
     "figure_matrix": lambda: pixels(matrix(np.where(np.eye(5) > 0, np.nan, _table(5)[0][:, :5]), title="matrix")),
-    "figure_graph": lambda: pixels(graph(*_graph(), paths=6, most=6, title="graph")),
-    "figure_heat_table_small": lambda: pixels(heat_table(_table(5)[0], values=_table(5)[1], most=6)),
+    "figure_graph": lambda: pixels(graph(*_graph(), paths=6, count=6, title="graph")),
+    "figure_heat_table_small": lambda: pixels(heat_table(_table(5)[0], values=_table(5)[1], count=6)),
 }
 
 

@@ -118,7 +118,7 @@ def test_a_module_that_ran_twice_has_two_rows() -> None:
 def test_of_many_layers_some_are_drawn_and_it_is_said() -> None:
     found = explained()
     found.layers = {f"block.{i}": torch.ones(2) * i for i in range(100)}
-    figure = flow(found, most=10)
+    figure = flow(found, count=10)
     assert "10 of 100 layers, evenly chosen" in texts(figure)
     assert labels(figure.axes[0])[:2] == ["output", "block.99"] and "block.0" in labels(figure.axes[0])
 
@@ -146,8 +146,8 @@ def test_flow_refuses_what_does_not_flow() -> None:
     with pytest.raises(InputError, match="give an audit or an explanation, got float"):
         audit_bars(1.0)
     assert labels(audit_bars(explained()).axes[0])[0] == "seed"
-    with pytest.raises(InputError, match="most must be at least 1"):
-        flow(explained(), most=0)
+    with pytest.raises(InputError, match="count must be at least 1"):
+        flow(explained(), count=0)
 
 
 # -- by head and by expert ---------------------------------------------------------------------------------------------

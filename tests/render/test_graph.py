@@ -64,7 +64,7 @@ def test_edges_may_skip_a_layer_and_carry_nothing() -> None:
 
 def test_a_graph_has_its_units_in_columns() -> None:
     nodes, edges = layered((1, 12, 3))
-    figure = graph(nodes, edges, paths=4, most=5, title="$graph$")
+    figure = graph(nodes, edges, paths=4, count=5, title="$graph$")
     written = texts(figure).split("\n")
     assert {"L0", "L1", "L2", "5 of 12", "the 4 strongest paths drawn in full", "$graph$"} <= set(written)
     boxes = [patch for patch in figure.axes[0].patches if hasattr(patch, "get_boxstyle")]
@@ -72,7 +72,7 @@ def test_a_graph_has_its_units_in_columns() -> None:
     strongest = strongest_paths(edges, 1)[0][1]
     on_top = {t.get_text() for t in figure.axes[0].texts if abs(t.get_position()[1] - 0.09) < 1e-9}
     assert on_top == {str(unit) for _, unit in strongest}
-    np.testing.assert_array_equal(pixels(figure), pixels(graph(nodes, edges, paths=4, most=5, title="$graph$")))
+    np.testing.assert_array_equal(pixels(figure), pixels(graph(nodes, edges, paths=4, count=5, title="$graph$")))
 
 
 def test_graphs_without_edges_and_without_relevance_are_drawn() -> None:
@@ -96,7 +96,7 @@ def test_graphs_without_edges_and_without_relevance_are_drawn() -> None:
         (lambda: graph([("a", 0, 1.0)], [(("a", 0), ("b", 1), 1.0)]), r"\('b', 1\) is no node"),
         (lambda: graph([("a", 0, 1.0), ("b", 0, 1.0)], [(("b", 0), ("a", 0), 1.0)]), "from layer 'b' to 'a'"),
         (lambda: graph([("a", 0, 1.0), ("b", 0, 1.0)], [(("a", 0), ("b", 0), np.inf)]), "carries inf"),
-        (lambda: graph([("a", 0, 1.0)], [], most=0), "most must be"),
+        (lambda: graph([("a", 0, 1.0)], [], count=0), "count must be"),
         (lambda: graph([("a", 0, 1.0), ("b", 0, 1.0)], [(("a", 0), ("b", 0), 1.0)], paths=0), "count must be"),
         (lambda: graph([("a", 0, 1.0)], [], titles=["x", "y"]), "1 layers, but 2 titles"),
         (lambda: strongest_paths([(("a", 0), ("b", 0), 1.0), (("b", 0), ("a", 0), 1.0)]), "circle"),

@@ -78,7 +78,7 @@ def test_bad_signals(call: Any, message: str) -> None:
 
 
 def test_bars_are_sorted_and_the_rest_is_summed() -> None:
-    figure = bars([1.0, -3.0, 0.5, 2.0], ["age", "$pay", "x", "y"], [10, 20, 30, 40], most=2, title="row")
+    figure = bars([1.0, -3.0, 0.5, 2.0], ["age", "$pay", "x", "y"], [10, 20, 30, 40], count=2, title="row")
     axis = figure.axes[0]
     assert [bar.get_width() for bar in axis.patches] == [-3.0, 2.0, 1.5]
     labels = [label.get_text() for label in axis.get_yticklabels()]
@@ -99,7 +99,7 @@ def test_bars_of_nothing_say_so() -> None:
         (lambda: bars(np.ones((2, 3))), "one row of features"),
         (lambda: bars(np.ones(3), ["a"]), "3 features, but 1 names"),
         (lambda: bars(np.ones(3), values=[1]), "3 relevances, but 1 values"),
-        (lambda: bars(np.ones(3), most=0), "most must be"),
+        (lambda: bars(np.ones(3), count=0), "count must be"),
     ],
 )
 def test_bad_bars(call: Any, message: str) -> None:

@@ -29,7 +29,7 @@ def labels(figure: Any, axis: int = 0) -> list[str]:
 
 
 def test_a_waterfall_adds_up_to_the_output() -> None:
-    figure = waterfall([1.0, -3.0, 0.5, 2.0], NAMES[:4], [10, 20, 30, 40], output=1.25, most=2)
+    figure = waterfall([1.0, -3.0, 0.5, 2.0], NAMES[:4], [10, 20, 30, 40], output=1.25, count=2)
     *steps, total = figure.axes[0].patches
     # -3, +2, the others 1.5, and what the output 1.25 has beyond their sum 0.5
     assert [bar.get_width() for bar in steps] == [-3.0, 2.0, 1.5, 0.75]
@@ -63,7 +63,7 @@ def test_values_may_be_words(draw: Any) -> None:
 
 @pytest.mark.parametrize("draw", [bars, waterfall])
 def test_a_thousand_features_and_one_are_drawn(draw: Any) -> None:
-    many = draw(np.arange(-500.0, 501.0), most=10)
+    many = draw(np.arange(-500.0, 501.0), count=10)
     assert sum("others together" in text for text in labels(many)) == 1 and "991 others together" in labels(many)
     assert pixels(many).shape[0] < 1000
     assert len(np.unique(pixels(draw([3.0])))) > 3
@@ -83,12 +83,12 @@ def test_long_names_leave_room_for_the_picture(draw: Any) -> None:
         (lambda: waterfall(np.ones((2, 3))), "a waterfall is drawn of one row"),
         (lambda: waterfall(np.ones(3), ["a"]), "3 features, but 1 names"),
         (lambda: waterfall(np.ones(3), values=[1]), "3 relevances, but 1 values"),
-        (lambda: waterfall(np.ones(3), most=0), "most must be"),
+        (lambda: waterfall(np.ones(3), count=0), "count must be"),
         (lambda: waterfall(np.ones(3), output=float("nan")), "finite number, got nan"),
         (lambda: waterfall([1.0, np.nan]), "1 NaN"),
         (lambda: waterfall([]), "empty"),
         (lambda: waterfall(np.ones(2), "ab"), "must be a list of names"),
-        (lambda: waterfall(np.ones(2), most=1.5), "a whole number; got 1.5"),
+        (lambda: waterfall(np.ones(2), count=1.5), "a whole number; got 1.5"),
     ],
 )
 def test_bad_waterfalls(call: Any, message: str) -> None:
@@ -100,7 +100,7 @@ def test_bad_waterfalls(call: Any, message: str) -> None:
 
 
 def test_a_beeswarm_has_every_row_at_its_relevance() -> None:
-    figure = beeswarm(TABLE, NAMES, VALUES, most=3)
+    figure = beeswarm(TABLE, NAMES, VALUES, count=3)
     assert labels(figure) == ["$pay", "e", "y_1^2", "3 others together"]
     clouds = [np.asarray(c.get_offsets()) for c in figure.axes[0].collections]
     for cloud, j in zip(clouds, (1, 4, 3), strict=False):
@@ -185,7 +185,7 @@ def test_rows_are_ordered_as_asked() -> None:
 
 
 def test_the_others_are_summed_row_by_row() -> None:
-    figure = heat_table(TABLE, NAMES, most=2, order="given", percentile=100)
+    figure = heat_table(TABLE, NAMES, count=2, order="given", percentile=100)
     drawn = np.stack([TABLE[:, 1], TABLE[:, 4], TABLE[:, [0, 2, 3, 5]].sum(1)])
     np.testing.assert_array_equal(pictures(figure)[0], palette()(drawn / np.abs(drawn).max()))
 
@@ -234,26 +234,26 @@ def result(i: int, relevance: np.ndarray = TABLE, label: Any = None) -> Result:
 
 def test_results_are_drawn_in_every_kind(tmp_path: Path) -> None:
     one, all_ = result(0), Results([result(i, label=f"row {i}") for i in range(5)])
-    assert "biases and stabilisers" in texts(one.figure(kind="waterfall"))
-    assert "others" not in texts(one.figure()) and "$pay = " in texts(one.figure())
-    assert "relevance of 5 rows" in texts(all_.figure())
-    assert "row 3" in texts(all_.figure(kind="heat"))
-    heights = [bar.get_width() for bar in all_.figure(kind="bars").axes[0].patches]
+    assert "biases and stabilisers" in texts(one.picture(kind="waterfall"))
+    assert "others" not in texts(one.picture()) and "$pay = " in texts(one.picture())
+    assert "relevance of 5 rows" in texts(all_.picture())
+    assert "row 3" in texts(all_.picture(kind="heat"))
+    heights = [bar.get_width() for bar in all_.picture(kind="bars").axes[0].patches]
     np.testing.assert_allclose(heights, [value for _, value in all_.mean_strength()])
     for i, kind in enumerate(("beeswarm", "heat", "bars")):
         assert all_.save(tmp_path / f"{i}.png", kind=kind).stat().st_size > 1000
     compared = Comparison(epsilon=one, gamma=result(1))
-    assert {"epsilon", "gamma", "$pay"} <= set(texts(compared.figure()).split("\n"))
+    assert {"epsilon", "gamma", "$pay"} <= set(texts(compared.picture()).split("\n"))
     assert compared.save(tmp_path / "rules.svg").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: result(0).figure(kind="pie"), "no drawing 'pie'; there are bars, waterfall"),
-        (lambda: Results([result(0)]).figure(kind="waterfall"), "there are beeswarm, heat, bars"),
-        (lambda: Results([]).figure(), "no rows to draw"),
-        (lambda: Comparison().figure(), "no rules were compared"),
+        (lambda: result(0).picture(kind="pie"), "no drawing 'pie'; there are bars, waterfall"),
+        (lambda: Results([result(0)]).picture(kind="waterfall"), "there are beeswarm, heat, bars"),
+        (lambda: Results([]).picture(), "no rows to draw"),
+        (lambda: Comparison().picture(), "no rules were compared"),
     ],
 )
 def test_bad_results(call: Any, message: str) -> None:
@@ -273,11 +273,11 @@ def test_bars_and_swarms_are_those_of_shap() -> None:
     try:
         widths = [bar.get_width() for bar in shap.plots.bar(theirs[0], max_display=4, show=False).patches]
         pyplot.close("all")
-        np.testing.assert_allclose([bar.get_width() for bar in bars(TABLE[0], most=3).axes[0].patches], widths)
+        np.testing.assert_allclose([bar.get_width() for bar in bars(TABLE[0], count=3).axes[0].patches], widths)
         axis = shap.plots.beeswarm(theirs, max_display=4, show=False)
         swarms = [np.asarray(c.get_offsets())[:, 0] for c in axis.collections if len(c.get_offsets())]
     finally:
         pyplot.close("all")
-    ours = [np.asarray(c.get_offsets())[:, 0] for c in beeswarm(TABLE, most=3).axes[0].collections]
+    ours = [np.asarray(c.get_offsets())[:, 0] for c in beeswarm(TABLE, count=3).axes[0].collections]
     for mine, others in zip(ours, reversed(swarms), strict=True):  # they count lines from below
         np.testing.assert_allclose(np.sort(mine), np.sort(others))

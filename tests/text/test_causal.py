@@ -72,7 +72,7 @@ def test_a_preset_of_ones_own() -> None:
     model, tokenizer = tiny.llama(), tiny.byte_level()
     ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
     target = int(model(ids).logits[0, -1].argmax())
-    found = explain_next(model, tokenizer, TEXT, preset=rp.CPLRP())
+    found = explain_next(model, tokenizer, TEXT, composite=rp.CPLRP())
     wanted = rp.LRP(model, rp.CPLRP()).explain(ids, target=(-1, target)).per_token()[0]
     close(found.relevance, wanted)
     assert (found.relevance - explain_next(model, tokenizer, TEXT).relevance).abs().max() > 1e-3

@@ -75,11 +75,11 @@ def test_it_finds_what_is_best(x: Tensor) -> None:
     model = nn.Linear(8, 3)
     data = torch.randn(6, 8)
     space = Groups(groups={"all": rp.Kind("linear")}, rules=("epsilon",), entry=("as the others",))
-    found = rp.tune(rp.LRP(model, rp.Epsilon(1.0)), [data], metric=near_epsilon(0.03), n_trials=30, space=space)
+    found = rp.tune(rp.LRP(model, rp.Epsilon(1.0)), [data], metric=near_epsilon(0.03), trials=30, space=space)
     assert 0.01 < found.params["all.epsilon"] < 0.09
     assert found.value > found.baseline
     assert found.value == max(t.value for t in found.trials) and len(found.trials) == 30
-    again = rp.tune(rp.LRP(model, rp.Epsilon(1.0)), [data], metric=near_epsilon(0.03), n_trials=30, space=space)
+    again = rp.tune(rp.LRP(model, rp.Epsilon(1.0)), [data], metric=near_epsilon(0.03), trials=30, space=space)
     assert again.params == found.params, "the same seed gives the same study"
     best = near_epsilon(0.03)(model, data, found.lrp.explain(data).relevance, model(data).argmax(1))
     assert float(best.mean()) == pytest.approx(found.value)
@@ -87,17 +87,17 @@ def test_it_finds_what_is_best(x: Tensor) -> None:
 
 def test_groups_of_layers_and_their_rules(model: nn.Sequential, x: Tensor) -> None:
     before = snapshot(model)
-    found = rp.tune(model, [x], n_trials=6, metric=rising(), progress=False)
+    found = rp.tune(model, [x], trials=6, metric=rising(), progress=False)
     assert_same_state(before, snapshot(model))
     plan = rp.LRP(model, found.composite).plan(x)
     assert {"entry", "lower.rule", "middle.rule", "upper.rule"} <= set(found.params)
     rules = {"zero": "Zero", "epsilon": "Epsilon", "gamma": "Gamma", "z_plus": "ZPlus", "alpha_beta": "AlphaBeta"}
     assert plan.rule("6").startswith(rules[found.params["upper.rule"]])
     mine = Groups(groups={"convolutions": rp.Kind("conv"), "head": rp.Name("5", "6")}, rules=("gamma", "epsilon"))
-    found = rp.tune(model, [x], n_trials=3, space=mine, **FAST)
+    found = rp.tune(model, [x], trials=3, space=mine, **FAST)
     assert all({"convolutions.rule", "head.rule"} <= set(t.params) for t in found.trials)
     head = Groups(groups={"head": rp.Name("6")}, rules=("gamma",), entry=("as the others",))
-    found = rp.tune(rp.LRP(model, rp.EpsilonPlus()), [x], n_trials=1, space=head, metric=rising(), progress=False)
+    found = rp.tune(rp.LRP(model, rp.EpsilonPlus()), [x], trials=1, space=head, metric=rising(), progress=False)
     plan = found.lrp.plan(x)
     assert (plan.rule("0"), plan.rule("5")) == ("ZPlus()", "Epsilon()") and plan.rule("6").startswith("Gamma")
 
@@ -113,16 +113,16 @@ def test_rules_that_are_not_linear_are_kept() -> None:
 
     start = rp.Composite([(rp.Kind("sum"), rp.Absolute()), (rp.Kind("linear"), rp.Epsilon())])
     data = [torch.randn(4, 4)]
-    found = rp.tune(rp.LRP(Residual(), start), data, n_trials=2, metric=rising(), progress=False)
+    found = rp.tune(rp.LRP(Residual(), start), data, trials=2, metric=rising(), progress=False)
     assert found.improved
     assert "Absolute()" in str(rp.LRP(Residual(), found.composite).plan(torch.randn(1, 4)))
 
 
 def test_presets(model: nn.Sequential, x: Tensor) -> None:
-    found = rp.tune(model, [x], n_trials=8, space="presets", metric=rising(), progress=False)
+    found = rp.tune(model, [x], trials=8, space="presets", metric=rising(), progress=False)
     assert type(found.composite).__name__ == found.params["preset"]
     box = Presets(presets=(rp.EpsilonGammaBox,), bounds=(0.0, 1.0))
-    found = rp.tune(model, [x], n_trials=3, space=box, metric=rising(), progress=False)
+    found = rp.tune(model, [x], trials=3, space=box, metric=rising(), progress=False)
     assert isinstance(found.composite, rp.EpsilonGammaBox)
     assert (found.composite.low, found.composite.high) == (0.0, 1.0)
     assert found.composite.gamma == found.params["gamma"]
@@ -131,7 +131,7 @@ def test_presets(model: nn.Sequential, x: Tensor) -> None:
 def test_an_explainer_that_says_what_may_be_tuned(model: nn.Sequential, x: Tensor) -> None:
     explainer = LRPUniformEpsilon(model)
     data = [(x, torch.zeros(6, dtype=torch.long))]
-    found = rp.tune(explainer, data, n_trials=6, metric=near(explainer.set_kwargs(epsilon=1e-3)), progress=False)
+    found = rp.tune(explainer, data, trials=6, metric=near(explainer.set_kwargs(epsilon=1e-3)), progress=False)
     assert isinstance(found.explainer, LRPUniformEpsilon) and found.composite is None
     assert found.lrp.plan(x).composite == str(rp.UniformEpsilon(found.params["epsilon"]))
     assert found.explainer.epsilon == found.params["epsilon"] and explainer.epsilon == 0.25
@@ -148,7 +148,7 @@ def test_an_explainer_that_says_what_may_be_tuned(model: nn.Sequential, x: Tenso
 )
 def test_metrics_know_their_direction(model: nn.Sequential, x: Tensor, metric: str, direction: str) -> None:
     options = {} if "conservation" in metric else {"steps": 2}
-    found = rp.tune(model, [x], n_trials=4, metric=metric, metric_options=options, progress=False)
+    found = rp.tune(model, [x], trials=4, metric=metric, metric_options=options, progress=False)
     best = max if direction == "maximize" else min
     assert found.direction == direction and found.value == best(t.value for t in found.trials)
 
@@ -157,11 +157,11 @@ def test_metrics_know_their_direction(model: nn.Sequential, x: Tensor, metric: s
 @pytest.mark.filterwarnings("ignore::UserWarning:quantus.*")
 def test_a_metric_of_quantus(model: nn.Sequential, x: Tensor) -> None:
     quantus = pytest.importorskip("quantus", reason="scores with Quantus")
-    named = rp.tune(model, [x], n_trials=3, metric="Sparseness", progress=False)
-    made = rp.tune(model, [x], n_trials=3, metric=quantus.Sparseness(disable_warnings=True), progress=False)
+    named = rp.tune(model, [x], trials=3, metric="Sparseness", progress=False)
+    made = rp.tune(model, [x], trials=3, metric=quantus.Sparseness(disable_warnings=True), progress=False)
     assert named.value == made.value and named.direction == "maximize"
     curve = rp.tune(
-        model, [x], n_trials=2, metric="PixelFlipping", metric_options={"features_in_step": 16}, progress=False
+        model, [x], trials=2, metric="PixelFlipping", metric_options={"features_in_step": 16}, progress=False
     )
     assert curve.direction == "minimize"
     with pytest.raises(rp.RelpropError, match=r"unknown metric 'Sparsness'.*nearest names: Sparseness"):
@@ -170,11 +170,11 @@ def test_a_metric_of_quantus(model: nn.Sequential, x: Tensor) -> None:
 
 def test_a_study_goes_on(model: nn.Sequential, x: Tensor, tmp_path: Path) -> None:
     path = tmp_path / "study.log"
-    first = rp.tune(model, [x], n_trials=3, study=path, **FAST)
-    second = rp.tune(network(), [x], n_trials=7, study=path, **FAST)
+    first = rp.tune(model, [x], trials=3, study=path, **FAST)
+    second = rp.tune(network(), [x], trials=7, study=path, **FAST)
     assert len(first.trials) == 3 and len(second.trials) == 7
     assert second.trials[:3] == first.trials
-    third = rp.tune(model, [x], n_trials=5, study=path, **FAST)
+    third = rp.tune(model, [x], trials=5, study=path, **FAST)
     assert third.trials == second.trials and third.value == second.value
 
 
@@ -187,10 +187,10 @@ def test_an_interruption_loses_nothing(model: nn.Sequential, x: Tensor, tmp_path
             raise KeyboardInterrupt
         return relevance.flatten(1).norm(dim=1)
 
-    found = rp.tune(model, [x], n_trials=9, metric=metric, study=path, progress=False)
+    found = rp.tune(model, [x], trials=9, metric=metric, study=path, progress=False)
     assert found.interrupted and sum(t.value is not None for t in found.trials) == 3  # the first call was the start's
     assert "it goes on from here" in str(found)
-    on = rp.tune(model, [x], n_trials=9, metric=metric, study=path, progress=False)
+    on = rp.tune(model, [x], trials=9, metric=metric, study=path, progress=False)
     assert not on.interrupted and on.trials[:3] == found.trials[:3]
     assert sum(t.value is not None for t in on.trials) == 9 == len(on.trials)  # the interrupted one is run again
 
@@ -203,12 +203,12 @@ def test_a_failing_trial_does_not_end_the_study(model: nn.Sequential, x: Tensor)
         return torch.ones(len(x))
 
     calls: list[int] = []
-    found = rp.tune(model, [x], n_trials=6, metric=metric, progress=False)
+    found = rp.tune(model, [x], trials=6, metric=metric, progress=False)
     failed = [t for t in found.trials if t.value is None]
     assert len(failed) == 3 and failed[0].failed == "the books do not balance: too bad"
     assert "3 failed" in str(found)
     with pytest.raises(rp.RelpropError, match="none of 2 trials gave an explanation: no luck"):
-        rp.tune(model, [x], n_trials=2, metric=refuse_after_first(), progress=False)
+        rp.tune(model, [x], trials=2, metric=refuse_after_first(), progress=False)
 
 
 def test_a_metric_that_fails_costs_one_trial(model: nn.Sequential, x: Tensor, tmp_path: Path) -> None:
@@ -220,13 +220,13 @@ def test_a_metric_that_fails_costs_one_trial(model: nn.Sequential, x: Tensor, tm
             raise ZeroDivisionError("a mistake")
         return relevance.flatten(1).norm(dim=1)
 
-    found = rp.tune(model, [x], n_trials=4, metric=metric, progress=False)
+    found = rp.tune(model, [x], trials=4, metric=metric, progress=False)
     assert [t.failed for t in found.trials] == ["", "ZeroDivisionError: a mistake", "", ""]
 
 
 def test_the_start_is_kept_where_nothing_beats_it(model: nn.Sequential, x: Tensor) -> None:
     start = rp.LRP(model, rp.Epsilon(0.3))
-    found = rp.tune(start, [x], n_trials=3, metric=near_epsilon(0.3), space=Groups(rules=("z_plus",)), progress=False)
+    found = rp.tune(start, [x], trials=3, metric=near_epsilon(0.3), space=Groups(rules=("z_plus",)), progress=False)
     assert not found.improved and found.params == {} and found.value == found.baseline == 0.0
     assert found.composite.rows == start.composite.rows
     assert "nothing that was tried beats the start" in str(found)
@@ -236,7 +236,7 @@ def test_an_explainers_conservation_is_that_of_its_seed() -> None:
     model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 3, bias=False), nn.Softmax(-1)).double()
     data = [torch.randn(5, 4).double()]
     for start in (LRPUniformEpsilon(model[:3], 1e-9), rp.LRP(model, rp.Zero())):
-        found = rp.tune(start, data, n_trials=1, metric="relative_conservation_error", progress=False)
+        found = rp.tune(start, data, trials=1, metric="relative_conservation_error", progress=False)
         assert found.baseline is not None and found.baseline < 1e-6
 
 
@@ -244,7 +244,7 @@ def test_metrics_that_explain_more_have_the_explainer(model: nn.Sequential, x: T
     pytest.importorskip("quantus", reason="tunes with one of its metrics")
     data = [(x, torch.zeros(6, dtype=torch.long))]
     options = {"nr_samples": 1, "disable_warnings": True}
-    found = rp.tune(LRPUniformEpsilon(model), data, n_trials=1, metric="MaxSensitivity", metric_options=options)
+    found = rp.tune(LRPUniformEpsilon(model), data, trials=1, metric="MaxSensitivity", metric_options=options)
     assert found.value > 0
 
 
@@ -256,7 +256,7 @@ def test_bounds_are_searched(x: Tensor) -> None:
         return -(relevance - best).flatten(1).norm(dim=1)
 
     box = Presets(presets=(rp.EpsilonGammaBox,), bounds=((-5.0, -1.0), (1.0, 5.0)))
-    found = rp.tune(rp.LRP(model, rp.Zero()), [x], metric=close, n_trials=4, space=box, progress=False)
+    found = rp.tune(rp.LRP(model, rp.Zero()), [x], metric=close, trials=4, space=box, progress=False)
     assert -5 <= found.params["low"] <= -1 and 1 <= found.params["high"] <= 5
     assert (found.composite.low, found.composite.high) == (found.params["low"], found.params["high"])
 
@@ -265,7 +265,7 @@ def test_optunas_log_is_left_as_it_was(model: nn.Sequential, x: Tensor, capsys: 
     import optuna
 
     before = optuna.logging.get_verbosity()
-    rp.tune(model, [x], n_trials=1, **FAST)
+    rp.tune(model, [x], trials=1, **FAST)
     assert optuna.logging.get_verbosity() == before and capsys.readouterr().err == ""
 
 
@@ -282,7 +282,7 @@ def refuse_after_first() -> Callable[..., Tensor]:
 
 
 def test_table_frame_plot_and_validation(model: nn.Sequential, x: Tensor, tmp_path: Path) -> None:
-    found: Tuned = rp.tune(model, [x[:3], x[3:]], n_trials=5, validation=[x[:2]], **FAST)
+    found: Tuned = rp.tune(model, [x[:3], x[3:]], trials=5, validation=[x[:2]], **FAST)
     text = found.table(3)
     assert "area_between_curves (maximized), 5 trials, 0 failed" in text and "start" in text
     assert len(text.splitlines()) == 1 + 1 + 3 + 1 and "on data held back" in text
@@ -293,7 +293,7 @@ def test_table_frame_plot_and_validation(model: nn.Sequential, x: Tensor, tmp_pa
         assert isinstance(frame, pandas.DataFrame) and len(frame) == 5 and "entry" in frame.columns
     pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
     assert found.save(tmp_path / "trials.png").stat().st_size > 5000
-    assert len(found.figure().axes) == 4
+    assert len(found.picture().axes) == 4
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_table_frame_plot_and_validation(model: nn.Sequential, x: Tensor, tmp_pa
         ({"metric": "area_between_curve"}, "unknown metric 'area_between_curve'; nearest of relprop's: area_between"),
         ({"metric": 3}, "a name or a function"),
         ({"direction": "up"}, '"maximize" or "minimize"'),
-        ({"n_trials": 0}, "at least 1"),
+        ({"trials": 0}, "at least 1"),
         ({"space": "layers"}, '"groups", "presets"'),
         ({"space": 5}, "Groups or Presets"),
         ({"loader": []}, "gives no batches"),
@@ -316,7 +316,7 @@ def test_table_frame_plot_and_validation(model: nn.Sequential, x: Tensor, tmp_pa
     ],
 )
 def test_mistakes(model: nn.Sequential, x: Tensor, change: dict[str, Any], message: str) -> None:
-    given: dict[str, Any] = {"lrp": model, "loader": [x], "n_trials": 2, "progress": False, **change}
+    given: dict[str, Any] = {"lrp": model, "loader": [x], "trials": 2, "progress": False, **change}
     with pytest.raises(rp.RelpropError, match=message):
         rp.tune(given.pop("lrp"), given.pop("loader"), **given)
 
@@ -338,42 +338,42 @@ def test_spaces_are_checked_when_made(space: Callable[[], Any], message: str) ->
 
 def test_a_group_that_matches_nothing(model: nn.Sequential, x: Tensor) -> None:
     with pytest.raises(rp.RelpropError, match="group 'stem': .* matches nothing that runs"):
-        rp.tune(model, [x], n_trials=1, space=Groups(groups={"stem": rp.Name("stem.*")}), progress=False)
+        rp.tune(model, [x], trials=1, space=Groups(groups={"stem": rp.Name("stem.*")}), progress=False)
 
 
 def test_a_file_of_another_study_is_left_as_it_is(model: nn.Sequential, x: Tensor, tmp_path: Path) -> None:
     path = tmp_path / "study.log"
-    rp.tune(model, [x], n_trials=2, study=path, **FAST)
+    rp.tune(model, [x], trials=2, study=path, **FAST)
     kept = path.read_bytes()
     other = network()
     with torch.no_grad():
         other[0].weight[0, 0, 0, 0] += 1
     with pytest.raises(rp.RelpropError, match="was made for another model. Give another file, or the same model"):
-        rp.tune(other, [x], n_trials=4, study=path, **FAST)
+        rp.tune(other, [x], trials=4, study=path, **FAST)
     with pytest.raises(rp.RelpropError, match="another metric: 'area_between_curves.steps=3.', now .*'relative_con"):
-        rp.tune(model, [x], n_trials=4, study=path, metric="relative_conservation_error", progress=False)
+        rp.tune(model, [x], trials=4, study=path, metric="relative_conservation_error", progress=False)
     with pytest.raises(rp.RelpropError, match="another space"):
-        rp.tune(model, [x], n_trials=4, study=path, space="presets", **FAST)
+        rp.tune(model, [x], trials=4, study=path, space="presets", **FAST)
     start = rp.LRP(model, rp.Composite([(rp.Kind("relu"), rp.Gradient()), (rp.Kind("conv", "linear"), rp.Zero())]))
     with pytest.raises(rp.RelpropError, match="another space.*Gradient"):
-        rp.tune(start, [x], n_trials=4, study=path, **FAST)
+        rp.tune(start, [x], trials=4, study=path, **FAST)
     with pytest.raises(rp.RelpropError, match=r"another metric: .*steps=3.*steps=2"):
-        rp.tune(model, [x], n_trials=4, study=path, metric_options={"steps": 2}, progress=False)
+        rp.tune(model, [x], trials=4, study=path, metric_options={"steps": 2}, progress=False)
     with pytest.raises(rp.RelpropError, match="was made for another data"):
-        rp.tune(model, [x + 1], n_trials=4, study=path, **FAST)
-    assert len(rp.tune(model, [x[3:], x[:3]], n_trials=2, study=path, **FAST).trials) == 2, "in another order"
-    assert rp.tune(model, [x], n_trials=2, study=path, **FAST).trials
+        rp.tune(model, [x + 1], trials=4, study=path, **FAST)
+    assert len(rp.tune(model, [x[3:], x[:3]], trials=2, study=path, **FAST).trials) == 2, "in another order"
+    assert rp.tune(model, [x], trials=2, study=path, **FAST).trials
     assert len(path.read_bytes()) >= len(kept) and path.read_bytes()[: len(kept)] == kept
     path.write_text("something else\n")
     with pytest.raises(rp.RelpropError, match="is no study of relprop.tune; it was left as it is"):
-        rp.tune(model, [x], n_trials=2, study=path, **FAST)
+        rp.tune(model, [x], trials=2, study=path, **FAST)
     assert path.read_text() == "something else\n"
 
 
 def test_nothing_is_shown_where_there_is_no_terminal(
     model: nn.Sequential, x: Tensor, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rp.tune(model, [x], n_trials=2, metric_options={"steps": 2})
+    rp.tune(model, [x], trials=2, metric_options={"steps": 2})
     assert capsys.readouterr().err == ""
 
 

@@ -77,13 +77,13 @@ def text(
         raise InputError(f"{model} is no sentence encoder: leave out --similar-to, or take --model {_ENCODER}")
     found: Shown
     if generate:
-        found = explain_generation(loaded.model, loaded.tokenizer, said, generate, preset=rules)
+        found = explain_generation(loaded.model, loaded.tokenizer, said, generate, composite=rules)
     else:
         with Progress() as progress:
             progress.step("explaining")
             if other is None:
                 found = explain_next(
-                    loaded.model, loaded.tokenizer, said, _token(target), _token(contrast), preset=rules
+                    loaded.model, loaded.tokenizer, said, _token(target), _token(contrast), composite=rules
                 )
             else:
                 found = explain_similarity(loaded.model, loaded.tokenizer, said, other, loaded.pooling, rules)

@@ -43,7 +43,7 @@ class AttributionGraph:
         found: Any = render.strongest_paths(self.edges, count)
         return found
 
-    def draw(self, **options: Any) -> Any:
+    def picture(self, **options: Any) -> Any:
         """A matplotlib Figure, a column a layer. options: of `relprop.render.graph`."""
         from relprop import render
 
@@ -53,7 +53,7 @@ class AttributionGraph:
         """Draw it into a file: .png, .svg, .pdf."""
         from relprop.render.figure import check_path, save_figure
 
-        return save_figure(self.draw(**options), check_path(path))
+        return save_figure(self.picture(**options), check_path(path))
 
     def to_networkx(self) -> Any:
         """A networkx DiGraph with the attribute `relevance` at nodes and edges."""

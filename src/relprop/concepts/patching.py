@@ -107,7 +107,7 @@ class PatchEffects:
             raise InputError(f"count must be between 1 and the {len(found)} units there are, got {count}")
         return sorted(found, key=lambda row: -abs(row[2]))[:count]
 
-    def draw(self, units: Any = None, *, across: Sequence[str] | None = None, **options: Any) -> Any:
+    def picture(self, units: Any = None, *, across: Sequence[str] | None = None, **options: Any) -> Any:
         """A heat map, a line a place and a column a unit: a matplotlib Figure. options: of `relprop.render.matrix`."""
         from relprop import render
 
@@ -122,7 +122,7 @@ class PatchEffects:
         """Draw it into a file: .png, .svg, .pdf."""
         from relprop.render.figure import check_path, save_figure
 
-        return save_figure(self.draw(units, **options), check_path(path))
+        return save_figure(self.picture(units, **options), check_path(path))
 
 
 def attribution_patching(

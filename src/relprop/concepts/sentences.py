@@ -22,7 +22,7 @@ def bilrp_texts(
     second: str,
     *,
     pooling: Literal["mean", "first"] = "mean",
-    preset: Any = None,
+    composite: Any = None,
     by: Literal["words", "tokens"] = "words",
     **options: Any,
 ) -> PairRelevance:
@@ -30,9 +30,9 @@ def bilrp_texts(
 
     model      an encoder of transformers that returns `last_hidden_state`, as it is
     pooling    how one vector is made of the tokens' ones: their "mean", or the "first" one's
-    preset     the rules; by default AttnLRP
+    composite  the rules; by default AttnLRP
     by         "words", or the tokenizer's pieces
-    options    of `bilrp`: similarity (default "cosine"), project, method, batch
+    options    of `bilrp`: similarity (default "cosine"), project, method, batch_size
 
     Raises:
         InputError: for an empty text or one too long, a tokenizer of another model, a model that is no encoder.
@@ -51,8 +51,8 @@ def bilrp_texts(
 
     texts = [encode(model, tokenizer, t, f"the {n} text") for t, n in ((first, "first"), (second, "second"))]
     settings = {"use_cache": False} if accepts(model, "use_cache") else {}
-    options = {"similarity": "cosine", "batch": 128, **options}
-    lrp = LRP(model, AttnLRP() if preset is None else preset)
+    options = {"similarity": "cosine", "batch_size": 128, **options}
+    lrp = LRP(model, AttnLRP() if composite is None else composite)
     ids = [{"input_ids": t.ids, **settings} for t in texts]
     pair = bilrp(lrp, ids[0], ids[1], embed=embed, **options)
     if by == "tokens":

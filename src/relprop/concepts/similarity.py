@@ -119,7 +119,7 @@ def bilrp(
     project: int | Tensor | None = None,
     generator: torch.Generator | None = None,
     method: Literal["auto", "entries", "parts"] = "auto",
-    batch: int = 32,
+    batch_size: int = 32,
     **options: Any,
 ) -> PairRelevance:
     """Explain why two inputs are alike.
@@ -139,7 +139,7 @@ def bilrp(
     method      of the exact matrix. "entries": a pass for each of the embedding's D entries, in batches. "parts": the
                 relevance of each part is differentiated by the seed, to which it is linear, so that one pass and a
                 derivative for each of the I parts give the same. "auto": "parts" where they are far fewer
-    batch       passes at once: memory grows with it
+    batch_size  passes at once: memory grows with it
     options     of `LRP.explain`: wrt (where the model has several inputs), unknown
 
     A random basis' k of D directions are a sample without replacement of D terms whose sum is exact, so the error
@@ -152,8 +152,8 @@ def bilrp(
         raise InputError(f'similarity must be "dot" or "cosine", got {similarity!r}')
     if method not in ("auto", "entries", "parts"):
         raise InputError(f'method must be "auto", "entries" or "parts", got {method!r}')
-    if type(batch) is not int or batch < 1:
-        raise InputError(f"batch must be at least 1, got {batch!r}")
+    if type(batch_size) is not int or batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size!r}")
     for one in _both(embed):
         if one is not None and not callable(one):
             raise InputError(f"embed must be a function from the model's output to the embedding, got {one!r}")
@@ -166,7 +166,7 @@ def bilrp(
         raise InputError(f"the embeddings must be of one size, got {len(phi[0])} and {len(phi[1])} entries")
     directions = _directions(project, phi[0], generator)
     scale = 1.0 / _norms(*phi) if similarity == "cosine" else 1.0
-    j = [t.relevance(directions, batch, method) for t in towers]
+    j = [t.relevance(directions, batch_size, method) for t in towers]
     matrix = j[0].flatten(1).T @ j[1].flatten(1) * scale
     return PairRelevance(
         matrix,
@@ -196,7 +196,7 @@ class _Tower:
             raise InputError(f"an input of one sample must be embedded as [1, D], got {seen}: see embed=")
         return found[0]
 
-    def relevance(self, directions: Tensor | None, batch: int, method: str) -> Tensor:
+    def relevance(self, directions: Tensor | None, batch_size: int, method: str) -> Tensor:
         """The relevance of the parts to each direction (None: to each entry), [D, *parts]."""
         size = len(self.embedding()) if directions is None else len(directions)
         if directions is None and (method == "parts" or (method == "auto" and size >= _MANY)):
@@ -204,8 +204,8 @@ class _Tower:
             if made is not None:
                 return made
         found = []
-        for start in range(0, size, batch):
-            rows = torch.arange(start, min(start + batch, size))
+        for start in range(0, size, batch_size):
+            rows = torch.arange(start, min(start + batch_size, size))
             args, kwargs = _repeated(self.given, len(rows))
             target = _Entries(self.embed, rows, directions)
             r = self.lrp.explain(*args, target=target, **kwargs, **self.options).relevance

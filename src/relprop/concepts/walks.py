@@ -256,21 +256,21 @@ def walk_relevance(
     *constants: Any,
     layers: Sequence[str],
     target: Any = None,
-    batch: int = 64,
+    batch_size: int = 64,
     **options: Any,
 ) -> Walks:
     """Relevance of the walks that a graph network's output rests on.
 
-    lrp        of any model whose places `layers` hold node features: GCN, GIN, SchNet-like, a transformer's tokens
-    x          features of the nodes, [n, F], or [1, n, F] of a model that takes batches
-    constants  what else the model takes: edges, an adjacency matrix. They are constants here: relevance goes to the
-               node features alone
-    layers     the places (modules, or labels of operations in the plan) where a walk passes a node, from the first
-               interaction on; their tensors are [n, D], or [1, n, D]. Each must be all that the next one reads of it:
-               what goes around (`Walks.beside`) is in no walk
-    target     as for `LRP.explain`
-    batch      for models that take batches: how many backwards at once
-    options    keywords of the model, which are constants too
+    lrp         of any model whose places `layers` hold node features: GCN, GIN, SchNet-like, a transformer's tokens
+    x           features of the nodes, [n, F], or [1, n, F] of a model that takes batches
+    constants   what else the model takes: edges, an adjacency matrix. They are constants here: relevance goes to the
+                node features alone
+    layers      the places (modules, or labels of operations in the plan) where a walk passes a node, from the first
+                interaction on; their tensors are [n, D], or [1, n, D]. Each must be all that the next one reads of it:
+                what goes around (`Walks.beside`) is in no walk
+    target      as for `LRP.explain`
+    batch_size  for models that take batches: how many backwards at once
+    options     keywords of the model, which are constants too
 
     Costs one backward for each feature of each node and layer. [Schnake et al. 2021, sec. 3]
 
@@ -291,7 +291,7 @@ def walk_relevance(
     _check_memory(tensors)
     blocks: list[Tensor] = []
     for below, name, values in zip((None, *layers), layers, tensors, strict=False):
-        blocks.append(_block(inner, x, below, name, values, batch))
+        blocks.append(_block(inner, x, below, name, values, batch_size))
     return Walks(  # what follows are many small steps: not for an accelerator
         nodes=_nodes(whole.relevance).sum(-1).cpu(),
         layers=layers,
@@ -330,14 +330,14 @@ def _nodes(values: Tensor) -> Tensor:
     return values[0] if values.ndim == 3 else values
 
 
-def _block(lrp: LRP, x: Tensor, below: str | None, name: str, values: Tensor, batch: int) -> Tensor:
+def _block(lrp: LRP, x: Tensor, below: str | None, name: str, values: Tensor, batch_size: int) -> Tensor:
     """One layer's M, [n, D_l, n, D_{l+1}]; to the input, summed over its features: [n, n, D_1]."""
     size, width = values.shape[-2:]
     ends: dict[str, Any] = {} if below is None else {"stop_at": below, "layers": below}
     seeds = [(j, k) for j in range(size) for k in range(width)]
     columns: list[Tensor] = []
-    for start in range(0, len(seeds), batch):
-        some = seeds[start : start + batch]
+    for start in range(0, len(seeds), batch_size):
+        some = seeds[start : start + batch_size]
         if x.ndim == 3:
             at = torch.tensor(some).T
             copies = x.expand(len(some), -1, -1)

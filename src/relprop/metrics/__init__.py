@@ -5,8 +5,13 @@
 what it explains. Everything returns one value a sample.
 """
 
-from relprop.metrics.conservation import relative_conservation_error as relative_conservation_error
-from relprop.metrics.flipping import Gain as Gain
-from relprop.metrics.flipping import area_between_curves as area_between_curves
-from relprop.metrics.flipping import flipping_curve as flipping_curve
-from relprop.metrics.flipping import symmetric_relevance_gain as symmetric_relevance_gain
+from relprop.metrics.conservation import relative_conservation_error
+from relprop.metrics.flipping import Gain, area_between_curves, flipping_curve, symmetric_relevance_gain
+
+__all__ = [
+    "Gain",
+    "area_between_curves",
+    "flipping_curve",
+    "relative_conservation_error",
+    "symmetric_relevance_gain",
+]

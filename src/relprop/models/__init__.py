@@ -6,10 +6,17 @@ explain a model of your own. Nothing is downloaded: what is not on this machine 
 install.
 """
 
-from relprop.models.efficientnet_lite import EfficientNetLite0 as EfficientNetLite0
-from relprop.models.imagenet import class_names as class_names
-from relprop.models.imagenet import find_class as find_class
-from relprop.models.photos import Preprocess as Preprocess
-from relprop.models.photos import read_photo as read_photo
-from relprop.models.sources import LoadedModel as LoadedModel
-from relprop.models.sources import load_model as load_model
+from relprop.models.efficientnet_lite import EfficientNetLite0
+from relprop.models.imagenet import class_names, find_class
+from relprop.models.photos import Preprocess, read_photo
+from relprop.models.sources import LoadedModel, load_model
+
+__all__ = [
+    "EfficientNetLite0",
+    "LoadedModel",
+    "Preprocess",
+    "class_names",
+    "find_class",
+    "load_model",
+    "read_photo",
+]

@@ -81,7 +81,7 @@ def flow(
     explanation: Any,
     *,
     books: Mapping[int, Mapping[str, float]] | None = None,
-    most: int = 40,
+    count: int = 40,
     title: str | None = None,
     colours: str | Palette = DEFAULT,
 ) -> Any:
@@ -91,7 +91,7 @@ def flow(
         explanation: made with ``layers=``: those are drawn.
         books: what every site absorbed (see `absorbed_rows`), drawn beside the layers; by default the audit's, where
             it kept them (``audit="sites"``).
-        most: layers at most; of more, that many are drawn, evenly chosen, and it is said.
+        count: layers at most; of more, that many are drawn, evenly chosen, and it is said.
         title: by default what was explained.
 
     Returns:
@@ -105,7 +105,7 @@ def flow(
         )
     rows = layer_rows(explanation)
     inputs = sum(1 for _ in tensors(explanation.relevance))
-    layers, note = _evenly(rows[1 : len(rows) - inputs], most)
+    layers, note = _evenly(rows[1 : len(rows) - inputs], count)
     rows = [rows[0], *layers, *rows[len(rows) - inputs :]]
     books = getattr(explanation.audit, "books", None) if books is None else books
     absorbed = absorbed_rows(explanation.plan, books, list(explanation.layers)) if books else {}
@@ -175,12 +175,12 @@ def _within(path: str, layer: str) -> bool:
     return path == layer or path.startswith(f"{layer}.")
 
 
-def _evenly(rows: list[Row], most: int) -> tuple[list[Row], str]:
-    check_count(most, "most")
-    if len(rows) <= most:
+def _evenly(rows: list[Row], count: int) -> tuple[list[Row], str]:
+    check_count(count, "count")
+    if len(rows) <= count:
         return rows, ""
-    chosen = np.linspace(0, len(rows) - 1, most).round().astype(int)
-    return [rows[i] for i in chosen], f" · {most} of {len(rows)} layers, evenly chosen"
+    chosen = np.linspace(0, len(rows) - 1, count).round().astype(int)
+    return [rows[i] for i in chosen], f" · {count} of {len(rows)} layers, evenly chosen"
 
 
 def _seen(amounts: Mapping[str, float], scale: float) -> dict[str, float]:

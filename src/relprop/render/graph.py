@@ -63,7 +63,7 @@ def graph(
     edges: Sequence[Edge],
     *,
     paths: int = 10,
-    most: int = 8,
+    count: int = 8,
     titles: Sequence[str] | None = None,
     title: str = "",
     colours: str | Palette = DEFAULT,
@@ -77,7 +77,7 @@ def graph(
         nodes: (layer, unit, relevance).
         edges: ((layer, unit), (layer, unit), relevance), from nearer the output to farther from it.
         paths: how many to bring out (see `strongest_paths`).
-        most: units drawn of each layer: those on the strongest paths first, then the strongest ones. Of more, it is
+        count: units drawn of each layer: those on the strongest paths first, then the strongest ones. Of more, it is
             said how many.
         titles: of the columns; by default the layers' names.
         colours: see `heatmap`.
@@ -93,10 +93,10 @@ def graph(
     columns = _columns(nodes)
     relevance = {(layer, unit): float(amount) for layer, unit, amount in nodes}
     _check_edges(edges, relevance, list(columns))
-    check_count(most, "most")
+    check_count(count, "count")
     found = strongest_paths(edges, paths) if edges else []
     on_path = {unit: i for i, (_, path) in reversed(list(enumerate(found))) for unit in path}
-    places, notes = _place(columns, relevance, on_path, most)
+    places, notes = _place(columns, relevance, on_path, count)
     bold = {pair for _, path in found for pair in itertools.pairwise(path)}
     heads = [str(layer) for layer in columns] if titles is None else list(titles)
     if len(heads) != len(columns):
@@ -195,16 +195,16 @@ def _sorted_down(onward: dict[Key, list[tuple[Key, float]]]) -> list[Key]:
 
 
 def _place(
-    columns: dict[Hashable, list[Key]], relevance: dict[Key, float], on_path: dict[Key, int], most: int
+    columns: dict[Hashable, list[Key]], relevance: dict[Key, float], on_path: dict[Key, int], count: int
 ) -> tuple[dict[Key, tuple[int, float]], list[str]]:
     """Column and height of every unit that is drawn: those of the strongest path on top."""
     places: dict[Key, tuple[int, float]] = {}
     notes = []
     for i, units in enumerate(columns.values()):
         order = sorted(units, key=lambda unit: (on_path.get(unit, len(on_path)), -abs(relevance[unit])))
-        for j, unit in enumerate(order[:most]):
+        for j, unit in enumerate(order[:count]):
             places[unit] = (i, -float(j))
-        notes.append(f"{most} of {len(units)}" if len(units) > most else "")
+        notes.append(f"{count} of {len(units)}" if len(units) > count else "")
     return places, notes
 
 

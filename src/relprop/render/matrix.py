@@ -95,13 +95,13 @@ def by_expert(layers: Any) -> tuple[list[str], Array]:
 
 
 def heads(
-    layers: Any, count: int, *, tokens: Sequence[str] | None = None, title: str = "relevance by head", **options: Any
+    layers: Any, heads: int, *, tokens: Sequence[str] | None = None, title: str = "relevance by head", **options: Any
 ) -> Any:
     """Relevance by attention head: a line a layer, a column a head; of one layer, a line a head, a column a token.
 
     Args:
         layers: see `by_head`.
-        count: heads in each layer.
+        heads: in each layer.
         tokens: written below the columns, where one layer is drawn.
         options: go to `matrix`.
 
@@ -110,14 +110,14 @@ def heads(
     """
     found = _by_name(layers)
     if len(found) == 1:
-        values = head_relevance(next(iter(found.values())), count)
+        values = head_relevance(next(iter(found.values())), heads)
         across = [str(i) for i in range(values.shape[1])] if tokens is None else list(tokens)
-        return matrix(values, [f"head {i}" for i in range(count)], across, title=title, **options)
-    names, values = by_head(found, count)
+        return matrix(values, [f"head {i}" for i in range(heads)], across, title=title, **options)
+    names, values = by_head(found, heads)
     return matrix(
         values,
         names,
-        [str(i) for i in range(count)],
+        [str(i) for i in range(heads)],
         across_label="head",
         title=title,
         total=len(names) == 1,

@@ -83,13 +83,13 @@ def rows(found: Any) -> str:
     heading = f"{len(found)} rows explained by {found[0].rules}: mean strength of features"
     more = f"{len(strengths) - _MOST} more features" if len(strengths) > _MOST else ""
     parts = [_head(heading), _bars(lines, ("feature", "", "mean |relevance|", ""), signed=False), _line(more)]
-    return _note([*parts, _fold("every row", _drawn(lambda: found.figure(_MOST), "beeswarm of all rows"), True)])
+    return _note([*parts, _fold("every row", _drawn(lambda: found.picture(_MOST), "beeswarm of all rows"), True)])
 
 
 def comparison(found: Any) -> str:
     """One row under several rules."""
     heading = f"one row under {len(found)} rules"
-    return _note([_head(heading), _drawn(lambda: found.figure(_MOST), f"a table of colours, {heading}")])
+    return _note([_head(heading), _drawn(lambda: found.picture(_MOST), f"a table of colours, {heading}")])
 
 
 def _with_input(found: Any) -> Any:

@@ -29,7 +29,7 @@ def bars(
     names: Sequence[str] | None = None,
     values: Any = None,
     *,
-    most: int = 20,
+    count: int = 20,
     title: str = "",
     colours: str | Palette = DEFAULT,
 ) -> Any:
@@ -39,13 +39,13 @@ def bars(
         relevance: [F] or [1, F].
         names: one for each feature.
         values: the features themselves, written beside their names.
-        most: bars at most, the one for the rest not counted.
+        count: bars at most, the one for the rest not counted.
 
     Returns:
         A matplotlib Figure.
     """
     row, labels = _one_row(relevance, names, values, "bars are")
-    heights, texts = _strongest(row, labels, most)
+    heights, texts = _strongest(row, labels, count)
     scale = find_scale(np.array(heights))
     figure, axis = lines(texts)
     axis.barh(range(len(heights)), heights, color=signed_colours(heights, colours), height=0.75)
@@ -64,7 +64,7 @@ def waterfall(
     values: Any = None,
     *,
     output: float | None = None,
-    most: int = 15,
+    count: int = 15,
     title: str = "",
     colours: str | Palette = DEFAULT,
 ) -> Any:
@@ -78,13 +78,13 @@ def waterfall(
         names: one for each feature.
         values: the features themselves, written beside their names.
         output: the explained value; without it the sum of the relevance.
-        most: features at most; the others are one bar.
+        count: features at most; the others are one bar.
 
     Returns:
         A matplotlib Figure.
     """
     row, labels = _one_row(relevance, names, values, "a waterfall is")
-    steps, texts = _strongest(row, labels, most)
+    steps, texts = _strongest(row, labels, count)
     total = float(row.sum())
     if output is not None:
         if not np.isfinite(output):
@@ -153,8 +153,8 @@ def shorten(text: str, length: int = _LONGEST) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _strongest(row: Array, labels: Sequence[str], most: int) -> tuple[list[float], list[str]]:
-    kept, rest = by_strength(row[None], most)
+def _strongest(row: Array, labels: Sequence[str], count: int) -> tuple[list[float], list[str]]:
+    kept, rest = by_strength(row[None], count)
     heights, texts = row[kept].tolist(), [labels[i] for i in kept]
     if rest.size:
         heights.append(float(row[rest].sum()))
@@ -162,11 +162,11 @@ def _strongest(row: Array, labels: Sequence[str], most: int) -> tuple[list[float
     return heights, texts
 
 
-def by_strength(table: Array, most: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def by_strength(table: Array, count: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """The columns of most mean strength, the strongest first, and the others."""
-    check_count(most, "most")
+    check_count(count, "count")
     order = np.argsort(-np.abs(table).mean(0), kind="stable")
-    return order[:most], order[most:]
+    return order[:count], order[count:]
 
 
 def lines(texts: Sequence[str], line: float = 0.24) -> tuple[Any, Any]:

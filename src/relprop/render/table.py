@@ -42,7 +42,7 @@ def beeswarm(
     names: Sequence[str] | None = None,
     values: Any = None,
     *,
-    most: int = 15,
+    count: int = 15,
     title: str = "",
     value_colours: str | Palette = "viridis",
 ) -> Any:
@@ -56,7 +56,7 @@ def beeswarm(
         names: one for each feature.
         values: [N, F], the features themselves. Each feature's colours run from its 5th to its 95th percentile; what
             is missing (NaN) is grey. Without it all points are grey.
-        most: features at most, by mean absolute relevance; the others are summed up row by row, in grey.
+        count: features at most, by mean absolute relevance; the others are summed up row by row, in grey.
         value_colours: from low to high values, another palette than relevance's, for it means another thing.
 
     Returns:
@@ -64,7 +64,7 @@ def beeswarm(
     """
     table, labels = _many_rows(relevance, names)
     given = _features(values, table)
-    kept, rest = by_strength(table, most)
+    kept, rest = by_strength(table, count)
     columns = [(labels[j], table[:, j], None if given is None else given[:, j]) for j in kept]
     if rest.size:
         columns.append((f"{rest.size} others together", table[:, rest].sum(1), None))
@@ -99,7 +99,7 @@ def heat_table(
     *,
     rows: Sequence[Any] | None = None,
     order: Order = "sum",
-    most: int = 20,
+    count: int = 20,
     title: str = "",
     colours: str | Palette = DEFAULT,
     percentile: float = PERCENTILE,
@@ -114,7 +114,7 @@ def heat_table(
         rows: what to call the rows.
         order: of the rows: as ``given``, by the ``sum`` of their relevance, or ``similar`` ones beside each other
             (along the first principal component of the relevance).
-        most: features at most, by mean absolute relevance; the others are summed up in one line.
+        count: features at most, by mean absolute relevance; the others are summed up in one line.
         colours, percentile, limit: see `heatmap`; of a table with its numbers written in nothing is clipped.
 
     Returns:
@@ -130,7 +130,7 @@ def heat_table(
     if len(placed) > _MOST_ROWS:
         note = f" ({_MOST_ROWS} of {len(table)} rows, evenly chosen)"
         placed = placed[np.linspace(0, len(placed) - 1, _MOST_ROWS).round().astype(int)]
-    kept, rest = by_strength(table, most)
+    kept, rest = by_strength(table, count)
     drawn = [table[placed, j] for j in kept] + ([table[placed][:, rest].sum(1)] if rest.size else [])
     texts = [labels[j] for j in kept] + ([f"{rest.size} others together"] if rest.size else [])
     shown = np.stack(drawn)

@@ -4,9 +4,15 @@
 that become dicts, JSON and pandas frames.
 """
 
-from relprop.tabular.convert import Converted as Converted
-from relprop.tabular.convert import from_sklearn as from_sklearn
-from relprop.tabular.explainer import Explainer as Explainer
-from relprop.tabular.result import Comparison as Comparison
-from relprop.tabular.result import Result as Result
-from relprop.tabular.result import Results as Results
+from relprop.tabular.convert import Converted, from_sklearn
+from relprop.tabular.explainer import Explainer
+from relprop.tabular.result import Comparison, Result, Results
+
+__all__ = [
+    "Comparison",
+    "Converted",
+    "Explainer",
+    "Result",
+    "Results",
+    "from_sklearn",
+]

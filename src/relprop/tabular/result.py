@@ -107,7 +107,7 @@ class Result:
             {"value": self.values.reshape(-1), "relevance": self.relevance.reshape(-1)}, index=list(self.names)
         )
 
-    def figure(self, most: int = 15, kind: str = "bars") -> Any:
+    def picture(self, count: int = 15, kind: str = "bars") -> Any:
         """The strongest features as signed ``bars``, or as a ``waterfall`` that adds up to the output.
 
         Returns a matplotlib figure.
@@ -118,14 +118,14 @@ class Result:
         row = (self.relevance.reshape(-1), list(self.names), self.values.reshape(-1))
         title = f"{self.target_name}: {self.output:.4g}"
         if kind == "bars":
-            return render.bars(*row, most=most, title=title)
-        return render.waterfall(*row, output=self.output, most=most, title=title)
+            return render.bars(*row, count=count, title=title)
+        return render.waterfall(*row, output=self.output, count=count, title=title)
 
-    def save(self, path: str | Path, most: int = 15, kind: str = "bars") -> Path:
+    def save(self, path: str | Path, count: int = 15, kind: str = "bars") -> Path:
         """Draw it into a file: .png, .svg, .pdf."""
         from relprop import render
 
-        return render.save(self.figure(most, kind), path)
+        return render.save(self.picture(count, kind), path)
 
     def _repr_html_(self) -> str:
         from relprop.render import notebook
@@ -226,7 +226,7 @@ class Results(Sequence[Result]):
         mean = np.abs(self.relevance).mean(0).reshape(-1)
         return [(self[0].names[i], float(mean[i])) for i in np.argsort(-mean, kind="stable")]
 
-    def figure(self, most: int = 15, kind: str = "beeswarm") -> Any:
+    def picture(self, count: int = 15, kind: str = "beeswarm") -> Any:
         """All rows: a ``beeswarm``, a table of colours (``heat``), or mean strengths as ``bars``.
 
         Returns a matplotlib figure.
@@ -241,18 +241,18 @@ class Results(Sequence[Result]):
         relevance = self.relevance.reshape(len(self), -1)
         values = np.stack([r.values.reshape(-1) for r in self])
         if kind == "beeswarm":
-            return render.beeswarm(relevance, names, values, most=most, title=title)
+            return render.beeswarm(relevance, names, values, count=count, title=title)
         if kind == "heat":
             rows = [i if r.label is None else r.label for i, r in enumerate(self)]
-            return render.heat_table(relevance, names, values, rows=rows, most=most, title=title)
+            return render.heat_table(relevance, names, values, rows=rows, count=count, title=title)
         title = f"mean strength over {len(self)} rows: {title}"
-        return render.bars(np.abs(relevance).mean(0), names, most=most, title=title)
+        return render.bars(np.abs(relevance).mean(0), names, count=count, title=title)
 
-    def save(self, path: str | Path, most: int = 15, kind: str = "beeswarm") -> Path:
+    def save(self, path: str | Path, count: int = 15, kind: str = "beeswarm") -> Path:
         """Draw them into a file: .png, .svg, .pdf."""
         from relprop import render
 
-        return render.save(self.figure(most, kind), path)
+        return render.save(self.picture(count, kind), path)
 
     def _repr_html_(self) -> str:
         from relprop.render import notebook
@@ -275,7 +275,7 @@ class Comparison(dict[str, Result]):
         names = next(iter(self.values())).names
         return pandas.DataFrame({name: r.relevance.reshape(-1) for name, r in self.items()}, index=list(names))
 
-    def figure(self, most: int = 15) -> Any:
+    def picture(self, count: int = 15) -> Any:
         """A line a feature, a column a rule, in colours: a matplotlib figure."""
         from relprop import render
 
@@ -284,13 +284,13 @@ class Comparison(dict[str, Result]):
         first = next(iter(self.values()))
         relevance = np.stack([r.relevance.reshape(-1) for r in self.values()])
         title = f"{first.target_name}: {first.output:.4g}"
-        return render.heat_table(relevance, list(first.names), rows=list(self), order="given", most=most, title=title)
+        return render.heat_table(relevance, list(first.names), rows=list(self), order="given", count=count, title=title)
 
-    def save(self, path: str | Path, most: int = 15) -> Path:
+    def save(self, path: str | Path, count: int = 15) -> Path:
         """Draw it into a file: .png, .svg, .pdf."""
         from relprop import render
 
-        return render.save(self.figure(most), path)
+        return render.save(self.picture(count), path)
 
     def _repr_html_(self) -> str:
         from relprop.render import notebook

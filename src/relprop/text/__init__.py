@@ -6,13 +6,21 @@ checked), `result` (what was found, and how it is looked at), `causal` (the next
 model is loaded; what is explained is any model of it, as it is.
 """
 
-from relprop.text.causal import explain_generation as explain_generation
-from relprop.text.causal import explain_next as explain_next
-from relprop.text.models import LoadedText as LoadedText
-from relprop.text.models import load as load
-from relprop.text.pieces import Token as Token
-from relprop.text.pieces import read_tokens as read_tokens
-from relprop.text.result import GenerationExplanation as GenerationExplanation
-from relprop.text.result import SimilarityExplanation as SimilarityExplanation
-from relprop.text.result import TextExplanation as TextExplanation
-from relprop.text.similarity import explain_similarity as explain_similarity
+from relprop.text.causal import explain_generation, explain_next
+from relprop.text.models import LoadedText, load
+from relprop.text.pieces import Token, read_tokens
+from relprop.text.result import GenerationExplanation, SimilarityExplanation, TextExplanation
+from relprop.text.similarity import explain_similarity
+
+__all__ = [
+    "GenerationExplanation",
+    "LoadedText",
+    "SimilarityExplanation",
+    "TextExplanation",
+    "Token",
+    "explain_generation",
+    "explain_next",
+    "explain_similarity",
+    "load",
+    "read_tokens",
+]

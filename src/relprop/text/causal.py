@@ -26,7 +26,7 @@ def explain_next(
     text: str | Sequence[Mapping[str, str]],
     token: str | int | None = None,
     contrast: str | int | None = None,
-    preset: Any = None,
+    composite: Any = None,
 ) -> TextExplanation:
     """Which words made the model say what comes next.
 
@@ -35,7 +35,7 @@ def explain_next(
     token      the next token to explain, by id or as it is written, its leading space too (``" Paris"``); by
                default the likeliest
     contrast   another token: explained is then by how much the first is preferred, the difference of the logits
-    preset     the rules; by default AttnLRP, for state-space models the one that `LRP` chooses
+    composite  the rules; by default AttnLRP, for state-space models the one that `LRP` chooses
 
     Raises:
         InputError: for an empty text or one too long, a tokenizer of another model, a token that is none.
@@ -60,7 +60,7 @@ def explain_next(
         return last[:, target] if other is None else last[:, target] - last[:, other]
 
     with Progress(text="explaining"):
-        explanation = _lrp(model, preset).explain(target=pick, input_ids=given.ids, **settings)
+        explanation = _lrp(model, composite).explain(target=pick, input_ids=given.ids, **settings)
     logits = explanation.output.logits[0, -1].float()
     notes = leaf_notes(explanation.audit)
     if isinstance(token, str):
@@ -86,7 +86,7 @@ def explain_generation(
     prompt: str | Sequence[Mapping[str, str]],
     max_new_tokens: int = 20,
     answer: str | None = None,
-    preset: Any = None,
+    composite: Any = None,
 ) -> GenerationExplanation:
     """Let the model answer, and explain every token of the answer by the prompt and the tokens before it.
 
@@ -97,7 +97,7 @@ def explain_generation(
     prompt          a string, or messages of a conversation, written by the tokenizer's template
     max_new_tokens  of the answer, at most
     answer          an answer to explain, instead of the model's own
-    preset          the rules; by default AttnLRP, for state-space models the one that `LRP` chooses
+    composite       the rules; by default AttnLRP, for state-space models the one that `LRP` chooses
 
     Raises:
         InputError: for an empty prompt, a prompt and answer too long for the model, a tokenizer of another model.
@@ -123,7 +123,7 @@ def explain_generation(
     matrix = torch.zeros(count, start + count)
     scores, probabilities, audits, plan = [], [], [], None
     request = Request(targets=tuple(pick(row) for row in range(count)), seed="value")
-    found: Iterator[Explanation] = _lrp(model, preset).explain_each(request, (), {"input_ids": ids, **settings})
+    found: Iterator[Explanation] = _lrp(model, composite).explain_each(request, (), {"input_ids": ids, **settings})
     for row, explanation in enumerate(track(found, count, "explaining the answer")):
         matrix[row, : ids.shape[1]] = token_relevance(explanation)[0]
         logits = explanation.output.logits[0, row - count].float()
@@ -177,9 +177,9 @@ def token_relevance(explanation: Explanation) -> Tensor:
     return relevance.detach().float().cpu()
 
 
-def _lrp(model: nn.Module, preset: Any) -> LRP:
+def _lrp(model: nn.Module, composite: Any) -> LRP:
     chosen = "mamba" in str(getattr(getattr(model, "config", None), "model_type", ""))
-    return LRP(model, AttnLRP() if preset is None and not chosen else preset)
+    return LRP(model, AttnLRP() if composite is None and not chosen else composite)
 
 
 def _settings(model: nn.Module, keep: int) -> dict[str, Any]:

@@ -41,16 +41,16 @@ def explain_similarity(
     first: str,
     second: str,
     pooling: Pooling = "mean",
-    preset: Any = None,
+    composite: Any = None,
 ) -> SimilarityExplanation:
     """Which words of two texts make them alike, and which set them apart.
 
     The score is the cosine of the two texts' vectors. It is a product of both, so each text gets half of it, shared
     among its words; what a word takes away is negative.
 
-    model    an encoder of transformers that returns `last_hidden_state`, as it is
-    pooling  how one vector is made of the tokens' ones: their "mean", or the "first" one's
-    preset   the rules; by default AttnLRP
+    model      an encoder of transformers that returns `last_hidden_state`, as it is
+    pooling    how one vector is made of the tokens' ones: their "mean", or the "first" one's
+    composite  the rules; by default AttnLRP
 
     Raises:
         InputError: for an empty text or one too long, a tokenizer of another model, a model that is no encoder.
@@ -69,7 +69,7 @@ def explain_similarity(
     whole = _Cosine(model, pooling)
     whole.training = model.training  # `train()` would reach into the model
     with Progress(text="explaining"):
-        explanation = LRP(whole, AttnLRP() if preset is None else preset).explain(first=one.ids, second=two.ids)
+        explanation = LRP(whole, AttnLRP() if composite is None else composite).explain(first=one.ids, second=two.ids)
     parts = [part[0].detach().float().cpu() for part in explanation.per_token().values()]
     score = explanation.audit.seed
     return SimilarityExplanation(

@@ -4,8 +4,14 @@
 chosen), `study` (Optuna's study, on file), `result` (table and plot), `run`.
 """
 
-from relprop.tuning.result import Tuned as Tuned
-from relprop.tuning.run import tune as tune
-from relprop.tuning.space import Groups as Groups
-from relprop.tuning.space import Presets as Presets
-from relprop.tuning.space import Space as Space
+from relprop.tuning.result import Tuned
+from relprop.tuning.run import tune
+from relprop.tuning.space import Groups, Presets, Space
+
+__all__ = [
+    "Groups",
+    "Presets",
+    "Space",
+    "Tuned",
+    "tune",
+]

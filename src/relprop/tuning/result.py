@@ -93,7 +93,7 @@ class Tuned:
         rows = [{"trial": t.number, "value": t.value, **t.params, "failed": t.failed} for t in self.trials]
         return pandas.DataFrame(rows).set_index("trial")
 
-    def figure(self) -> Any:
+    def picture(self) -> Any:
         """Score by trial, and by each of the parameters that say most: a matplotlib figure."""
         figures = require("matplotlib.figure", "tune", "a plot of the trials")
         done = [t for t in self.trials if t.value is not None]
@@ -124,7 +124,7 @@ class Tuned:
         """Draw it into a file: .png, .svg, .pdf."""
         from relprop.render.figure import save_figure
 
-        return save_figure(self.figure(), path)
+        return save_figure(self.picture(), path)
 
     def _running(self, done: list[Trial]) -> list[float]:
         better = max if self.direction == "maximize" else min

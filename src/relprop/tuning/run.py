@@ -29,7 +29,7 @@ def tune(
     loader: Iterable[Any],
     *,
     metric: Any = "area_between_curves",
-    n_trials: int = 50,
+    trials: int = 50,
     space: Space | Literal["groups", "presets"] = "groups",
     direction: str | None = None,
     metric_options: dict[str, Any] | None = None,
@@ -46,7 +46,7 @@ def tune(
                     explained
     metric          "area_between_curves", "symmetric_relevance_gain", "relative_conservation_error", the name of one of
                     Quantus' metrics, one of them made ready, or a function of (model, inputs, relevance, targets)
-    n_trials        how many are in the study in the end; one that goes on runs what is missing
+    trials          how many are in the study in the end; one that goes on runs what is missing
     space           "groups": a rule for each third of the layers and for the entry; "presets"; or a `Groups` or
                     `Presets` of your own
     direction       "maximize" or "minimize"; None: as the metric says, and a function is maximised
@@ -59,8 +59,8 @@ def tune(
     as failed, with its reason; an interruption ends the study early, and what was found until then is returned. Where
     nothing beats what tuning began with, that is what is returned.
     """
-    if n_trials < 1:
-        raise InputError(f"n_trials must be at least 1, got {n_trials}")
+    if trials < 1:
+        raise InputError(f"trials must be at least 1, got {trials}")
     optuna()  # a missing extra is said before any work is done
     scoring = make_scoring(metric, direction, metric_options)
     subject = _subject(lrp)
@@ -77,12 +77,11 @@ def tune(
         }
     found = open_study(study, scoring.direction, seed, held_to)
     baseline = _score(subject.begin(), subject.model, batches, scoring, subject.start)
-    interrupted = _run(found, subject, batches, scoring, n_trials, progress)
-    trials = tuple(_trial(t) for t in found.trials if _counts(t))
-    done = [t for t in trials if t.value is not None]
-    if not done:
-        reasons = "; ".join(dict.fromkeys(t.failed for t in trials if t.failed))
-        raise InputError(f"none of {len(trials)} trials gave an explanation: {reasons or 'interrupted'}")
+    interrupted = _run(found, subject, batches, scoring, trials, progress)
+    tried = tuple(_trial(t) for t in found.trials if _counts(t))
+    if all(t.value is None for t in tried):
+        reasons = "; ".join(dict.fromkeys(t.failed for t in tried if t.failed))
+        raise InputError(f"none of {len(tried)} trials gave an explanation: {reasons or 'interrupted'}")
     better = found.best_value > baseline if scoring.direction == "maximize" else found.best_value < baseline
     best = subject.choose(found.best_trial) if better else subject.start
     scores = None
@@ -101,7 +100,7 @@ def tune(
         value=found.best_value if better else baseline,
         baseline=baseline,
         params=dict(found.best_params) if better else {},
-        trials=trials,
+        trials=tried,
         study=found,
         validation=scores,
         interrupted=interrupted,
@@ -198,10 +197,10 @@ def _subject(lrp: Any) -> Any:
 # -- running it --------------------------------------------------------------------------------------------------------
 
 
-def _run(study: Any, subject: Any, batches: list[Batch], scoring: Scoring, n_trials: int, progress: bool) -> bool:
+def _run(study: Any, subject: Any, batches: list[Batch], scoring: Scoring, trials: int, progress: bool) -> bool:
     """Run what is missing of the trials. True where it was interrupted."""
     package = optuna()
-    missing = n_trials - sum(_counts(t) for t in study.trials)
+    missing = trials - sum(_counts(t) for t in study.trials)
     if missing <= 0:
         return False
 

@@ -52,11 +52,16 @@ class RelpropWarning(UserWarning):
     """Something was done as asked and is probably not what was meant."""
 
 
-def nearest(name: str, names: Iterable[str], cutoff: float = 0.4) -> str:
-    """The end of a sentence that says that there is no such name: what may have been meant, whatever its case."""
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.4, listed: int = 0) -> str:
+    """The end of a sentence that says that there is no such name: what may have been meant, whatever its case.
+
+    listed  where nothing is near: how many of them to name, the first ones
+    """
     known = {n.lower(): n for n in names if n}
     near = difflib.get_close_matches(name.lower(), known, 3, cutoff)
-    return f"; nearest names: {', '.join(known[n] for n in near)}" if near else ""
+    if near:
+        return f"; nearest names: {', '.join(known[n] for n in near)}"
+    return f"; there are: {', '.join([*known.values()][:listed])}" if listed and known else ""
 
 
 def warn(message: str) -> None:

@@ -59,8 +59,8 @@ def test_classes_by_index_and_by_name(wanted: str | int, index: int) -> None:
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("tigr cat", r"unknown class 'tigr cat'; nearest: tiger cat \(282\)"),
-        ("catt", r"nearest: .*cat \(\d+\)"),
+        ("tigr cat", r"unknown class 'tigr cat'; nearest names: tiger cat \(282\)"),
+        ("catt", r"nearest names: .*cat \(\d+\)"),
         ("cat", r"part of several names: tiger cat \(282\), Persian cat \(283\)"),
         ("zqx", "unknown class 'zqx'$"),
         ("", "unknown class ''"),
@@ -177,9 +177,9 @@ def test_networks_of_torchvision_come_with_their_own_preparation() -> None:
     assert not loaded.model.training and loaded.preprocess.crop == 224 and len(loaded.names) == 1000
     assert "random weights" in loaded.notes[0]
     assert load_model("timm:vit_tiny_patch16_224").preprocess.mean == (0.5, 0.5, 0.5)
-    with pytest.raises(InputError, match="torchvision has no classification network 'resnet19'; nearest: resnet18"):
+    with pytest.raises(InputError, match="torchvision has no classification network 'resnet19'; nearest names: resnet18"):
         load_model("torchvision:resnet19")
-    with pytest.raises(InputError, match="timm has no network 'resnet19'; nearest: resnet1"):
+    with pytest.raises(InputError, match="timm has no network 'resnet19'; nearest names: resnet1"):
         load_model("timm:resnet19")
 
 

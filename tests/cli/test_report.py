@@ -103,13 +103,13 @@ def test_names_of_files_and_classes_are_escaped(relprop: Run, photo: Path, netwo
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (("--preset", "EpsilonPlusFlt"), "unknown preset 'EpsilonPlusFlt'; nearest: EpsilonPlusFlat"),
-        (("--rule", "Kind('conv')=Gama()"), "unknown rule 'Gama'; nearest: Gamma"),
+        (("--preset", "EpsilonPlusFlt"), "unknown preset 'EpsilonPlusFlt'; nearest names: EpsilonPlusFlat"),
+        (("--rule", "Kind('conv')=Gama()"), "unknown rule 'Gama'; nearest names: Gamma"),
         (("--target", "bord", "--classes", "classes.txt"), "bird"),
         (("--target", "7"), "class 7 is out of range: the network has classes 0 to 2"),
         (("--out", "page.png"), "page.png: a page is written as .html"),
         (("--out", "no/page.html"), "there is no folder no"),
-        (("--colours", "relevanse"), "nearest: relevance"),
+        (("--colours", "relevanse"), "nearest names: relevance"),
         (("--reduce", "mean"), "unknown reduction 'mean'; there are sum"),
         (("--percentile", "0"), "percentile must be above 0"),
         (("--smooth", "-1"), "smooth must be"),

@@ -88,9 +88,9 @@ def test_nothing_else_is_carried_out(text: str) -> None:
 
 
 def test_the_nearest_words_are_offered() -> None:
-    with pytest.raises(InputError, match="unknown selector 'Nme'; nearest: Name"):
+    with pytest.raises(InputError, match="unknown selector 'Nme'; nearest names: Name"):
         parse_row("Nme('a')=Gamma()")
-    with pytest.raises(InputError, match="unknown rule 'gamma'; nearest: Gamma"):
+    with pytest.raises(InputError, match="unknown rule 'gamma'; nearest names: Gamma"):
         parse_row("Name('a')=gamma()")
-    with pytest.raises(InputError, match="unknown preset 'Zero_'; nearest: Zero"):
+    with pytest.raises(InputError, match="unknown preset 'Zero_'; nearest names: Zero"):
         parse_preset("Zero_")

@@ -81,7 +81,7 @@ def test_one_of_several_inputs() -> None:
         (lambda: picture(torch.ones(2, 3, 4), image=torch.ones(3, 3, 4)), "2 samples were explained, but 3"),
         (lambda: picture(torch.ones(2, 3, 4), image=torch.ones(3, 4)), "in a list"),
         (lambda: picture(torch.full((1, 3, 2, 2), float("nan"))), "12 NaN"),
-        (lambda: picture(torch.ones(1, 3, 2, 2), smoth=2), "no option 'smoth'; nearest: smooth"),
+        (lambda: picture(torch.ones(1, 3, 2, 2), smoth=2), "no option 'smoth'; nearest names: smooth"),
         (lambda: picture(torch.ones(1, 3), over=True), "no option 'over'; there are: names, count, colours"),
         (lambda: picture(torch.ones(1, 3, 4), body=[1]), "no option 'body'"),
         (lambda: picture(torch.ones(1, 3, 2, 2), photo=[1]), "no option 'photo'"),

@@ -144,8 +144,8 @@ def test_names_mean_what_they_mean_in_zennit(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("relevanc", "unknown colour map 'relevanc'; nearest: relevance"),
-        ("bwrr", "nearest: bwr"),
+        ("relevanc", "unknown colour map 'relevanc'; nearest names: relevance"),
+        ("bwrr", "nearest names: bwr"),
         ("00f,ggg", "'ggg' is no colour"),
         ("", "unknown colour map ''"),
     ],

@@ -129,7 +129,7 @@ def test_rules_by_layer_index_and_name(rows: np.ndarray[Any, Any]) -> None:
         explainer.set_composite_rule({7: "gamma"})
     with pytest.raises(rp.RelpropError, match="unknown rule 'gama'"):
         explainer.set_composite_rule({0: "gama"})
-    with pytest.raises(rp.RelpropError, match="no layer is named '3'; nearest names: 0"):
+    with pytest.raises(rp.RelpropError, match="no layer is named '3'; there are: 0, 1, 2"):
         explainer.set_composite_rule({"3": "gamma"})
     with pytest.raises(rp.RelpropError, match=r"given to Name\('1'\), where nothing ran that it serves"):
         explainer.set_composite_rule({1: "gamma"}).explain(rows[0])

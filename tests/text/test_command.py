@@ -79,7 +79,7 @@ def test_from_standard_input(relprop: Command, causal: Path, monkeypatch: pytest
         (["text", "a", "--generate", "0"], "--generate"),
         (["text", "a", "--model", "gpt9"], "unknown language model 'gpt9'"),
         (["text", "a", "--preset", "Attn"], "unknown preset 'Attn'"),
-        (["text", "a", "--out", "a.bmp"], "written are .html"),
+        (["text", "a", "--out", "a.bmp"], "what was found is written as .html"),
         (["text", "a", "--out", "no/such/a.html"], "there is no folder"),
     ],
 )

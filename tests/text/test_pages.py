@@ -397,7 +397,7 @@ def test_numbers_come_back(name: str, tmp_path: Path) -> None:
 
 def test_a_file_of_another_kind(tmp_path: Path) -> None:
     found = text_of(["a"])
-    with pytest.raises(InputError, match=r"written are \.html, "):
+    with pytest.raises(InputError, match=r"what was found is written as \.html, "):
         found.save(tmp_path / "a.bmp")
     with pytest.raises(InputError, match=r"a page is written as \.html"):
         found.to_html(tmp_path / "a.txt")

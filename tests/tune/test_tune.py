@@ -311,7 +311,7 @@ def test_table_frame_plot_and_validation(model: nn.Sequential, x: Tensor, tmp_pa
         ({"lrp": 3}, "an LRP, a module or an explainer"),
         ({"study": "nowhere/at/all"}, "there is no such folder"),
         ({"study": "sqlite:///study.db"}, "the path of a file, not the address of a database"),
-        ({"metric_options": {"patchs": 2}}, "unknown option 'patchs'; nearest: patch"),
+        ({"metric_options": {"patchs": 2}}, "unknown option 'patchs'; nearest names: patch"),
         ({"loader": [(torch.rand(2, 1, 8, 8), torch.rand(2))]}, "the indices of classes"),
     ],
 )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from glob import escape
 
 from torch import nn
 
-from relprop.errors import InputError
+from relprop.errors import InputError, nearest
 
 
 def path_of(model: nn.Module, layer: nn.Module | str) -> str:
@@ -20,9 +19,7 @@ def path_of(model: nn.Module, layer: nn.Module | str) -> str:
     if isinstance(layer, str):
         if layer in names:
             return layer
-        near = difflib.get_close_matches(layer, [n for n in names if n], 3)
-        hint = f"; nearest names: {', '.join(near)}" if near else ""
-        raise InputError(f"the model has no module named {layer!r}{hint}")
+        raise InputError(f"the model has no module named {layer!r}{nearest(layer, names)}")
     if isinstance(layer, nn.Module):
         for name, module in names.items():
             if module is layer:

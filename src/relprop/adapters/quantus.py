@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from relprop.errors import InputError
+from relprop.errors import InputError, nearest
 from relprop.explain import LRP
 from relprop.extras import require
 from relprop.models.sources import import_torchvision
@@ -78,8 +77,7 @@ def metric(name: str, **settings: Any) -> Any:
     known = metrics()
     made = known.get(name) or {k.casefold().strip(): v for k, v in known.items()}.get(name.casefold().strip())
     if made is None:
-        near = difflib.get_close_matches(name, known, 3, cutoff=0.4)
-        raise InputError(f"Quantus has no metric {name!r}; nearest names: {', '.join(near or list(known)[:6])}")
+        raise InputError(f"Quantus has no metric {name!r}{nearest(name, known, listed=6)}")
     try:
         return made(**{"disable_warnings": True, **settings})
     except (TypeError, ValueError) as error:

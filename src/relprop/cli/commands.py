@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from relprop.cli.options import model_options, rule_options
+from relprop.cli.options import model_options, picture_options, rule_options
 from relprop.cli.report import report
 from relprop.cli.table import table
 from relprop.cli.text import text
@@ -29,10 +29,7 @@ def relprop() -> None:
 @click.option("--classes", metavar="FILE", help="Class names, one a line, where the network's own are not known.")
 @click.option("--out", metavar="FILE", help="Picture to write: .png, .svg or .pdf. [default: PHOTO-relevance.png]")
 @click.option("--over", is_flag=True, help="Draw the relevance over the photograph.")
-@click.option("--reduce", default="sum", show_default=True, help="Channels to one number: sum, positive, norm, ...")
-@click.option("--percentile", type=float, default=99.5, show_default=True, help="Of strengths, that the scale ends at.")
-@click.option("--smooth", type=float, default=0.0, show_default=True, help="Gaussian, in pixels of the input.")
-@click.option("--colours", default="relevance", show_default=True, help="Colour map.")
+@picture_options
 @click.option("--shared-scale", is_flag=True, help="One scale for the maps of several presets.")
 def explain(
     photo: str,

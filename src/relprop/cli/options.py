@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -27,9 +27,7 @@ def model_options(command: Command) -> Command:
         ),
         click.option("--size", type=click.IntRange(1), help="Side of the network's input, if not its own."),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return _with(command, options)
 
 
 def rule_options(command: Command) -> Command:
@@ -52,6 +50,26 @@ def rule_options(command: Command) -> Command:
             "Repeatable, the first that matches wins. See relprop rules.",
         ),
     ]
+    return _with(command, options)
+
+
+def picture_options(command: Command) -> Command:
+    """The options that say how maps are drawn."""
+    options = [
+        click.option(
+            "--reduce", default="sum", show_default=True, help="Channels to one number: sum, positive, norm, ..."
+        ),
+        click.option(
+            "--percentile", type=float, default=99.5, show_default=True, help="Of strengths, that the scale ends at."
+        ),
+        click.option("--smooth", type=float, default=0.0, show_default=True, help="Gaussian, in pixels of the input."),
+        click.option("--colours", default="relevance", show_default=True, help="Colour map."),
+    ]
+    return _with(command, options)
+
+
+def _with(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+    """The command with these options, in the order in which its help lists them."""
     for option in reversed(options):
         command = option(command)
     return command

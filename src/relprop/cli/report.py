@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from relprop.cli.options import model_options, rule_options
-from relprop.errors import InputError
+from relprop.cli.options import model_options, picture_options, rule_options
 from relprop.progress import Progress
 
 if TYPE_CHECKING:
@@ -33,10 +31,7 @@ if TYPE_CHECKING:
 @click.option("--classes", metavar="FILE", help="Class names, one a line, where the network's own are not known.")
 @click.option("--out", "--output", "out", metavar="FILE", help="Page to write: .html. [default: PHOTO-report.html]")
 @click.option("--title", default="", metavar="TEXT", help="At the head of the page. [default: what was explained]")
-@click.option("--reduce", default="sum", show_default=True, help="Channels to one number: sum, positive, norm, ...")
-@click.option("--percentile", type=float, default=99.5, show_default=True, help="Of strengths, that the scale ends at.")
-@click.option("--smooth", type=float, default=0.0, show_default=True, help="Gaussian, in pixels of the input.")
-@click.option("--colours", default="relevance", show_default=True, help="Colour map.")
+@picture_options
 def report(
     photo: str,
     model: str,
@@ -62,6 +57,8 @@ def report(
     from relprop.cli import output, session
     from relprop.extras import require
     from relprop.render import to_html
+    from relprop.render.files import check_destination
+    from relprop.render.page import SUFFIXES
     from relprop.render.palette import palette
     from relprop.render.scale import check_options
 
@@ -69,7 +66,7 @@ def report(
     check_options(reduce, percentile, smooth)
     palette(colours)
     require("jinja2", "cli", "writing a page")
-    destination = check_destination(out or f"{Path(photo).stem}-report.html")
+    destination = check_destination(out or f"{Path(photo).stem}-report.html", SUFFIXES, "a page")
     with Progress() as progress:
         progress.step("loading")
         subject = session.prepare(photo, model, weights, size=size, classes=classes)
@@ -101,20 +98,6 @@ def report(
             command=command_line(click.get_current_context()),
         )
     click.echo(f"wrote {destination} ({destination.stat().st_size / 1e6:.1f} MB)")
-
-
-def check_destination(path: str) -> Path:
-    """Whether a page can be written there, asked before the work begins."""
-    found = Path(path)
-    if found.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"{path}: a page is written as .html")
-    if found.is_dir():
-        raise InputError(f"{path} is a folder; give a file name")
-    if not found.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {found.parent}")
-    if not os.access(found.parent, os.W_OK) or (found.exists() and not os.access(found, os.W_OK)):
-        raise InputError(f"{path} cannot be written")
-    return found
 
 
 def explain_all(

@@ -159,9 +159,9 @@ def _destination(out: str | None, several: bool) -> Path | None:
                 "write .csv or .json"
             )
         return check_path(path)
-    if not path.parent.is_dir():
-        raise InputError(f"{out}: there is no folder {path.parent}")
-    return path
+    from relprop.render.files import check_destination
+
+    return check_destination(path, (".csv", ".json"), "relevance")
 
 
 def _write(results: list[Results], path: Path, top: int) -> Path:

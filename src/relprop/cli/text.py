@@ -58,7 +58,7 @@ def text(
     if generate and (target or contrast):
         raise InputError("--generate explains the model's own answer: leave out --target and --contrast")
     rules = None if preset is None else parse_preset(preset)
-    destination = None if out is None else check_destination(out)
+    destination = None if out is None else _destination(out)
     said = sys.stdin.read() if text == "-" else text
     for name, value in (("TEXT", said), ("--similar-to", other)):
         if value is not None and not value.strip():
@@ -99,13 +99,9 @@ def _token(said: str | None) -> str | int | None:
     return said
 
 
-def check_destination(path: str) -> Path:
-    """Whether a result can be written there, asked before the work begins."""
+def _destination(out: str) -> Path:
+    """Where to write, asked before the work begins."""
+    from relprop.render.files import check_destination
     from relprop.text.result import SUFFIXES
 
-    found = Path(path)
-    if found.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{path}: written are {', '.join(SUFFIXES)}")
-    if not found.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {found.parent}")
-    return found
+    return check_destination(out, SUFFIXES, "what was found")

@@ -7,7 +7,6 @@ such words are made of; nothing is ever evaluated by Python itself.
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
 import operator
 from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ import relprop.presets
 import relprop.rules
 import relprop.selectors
 from relprop.composite import Composite
-from relprop.errors import InputError, RelpropError
+from relprop.errors import InputError, RelpropError, nearest
 from relprop.presets import Preset
 from relprop.rules import LinearRule, Rule
 from relprop.selectors import Selector
@@ -183,9 +182,7 @@ def _call(made: Callable[..., Any], args: list[ast.expr], keywords: list[ast.key
 def _word(name: str, words: Words, what: str) -> Callable[..., Any]:
     if name in words:
         return words[name]
-    near = difflib.get_close_matches(name, list(words), n=3, cutoff=0.5)
-    hint = f"; nearest: {', '.join(near)}" if near else f"; there are {', '.join(words)}"
-    raise InputError(f"unknown {what} {name!r}{hint}")
+    raise InputError(f"unknown {what} {name!r}{nearest(name, words, cutoff=0.5, listed=len(words))}")
 
 
 def _module_class(node: ast.Attribute) -> type[nn.Module]:
@@ -194,9 +191,8 @@ def _module_class(node: ast.Attribute) -> type[nn.Module]:
     found = getattr(nn, node.attr, None) if written in (f"nn.{node.attr}", f"torch.nn.{node.attr}") else None
     if inspect.isclass(found) and issubclass(found, nn.Module):
         return found
-    near = difflib.get_close_matches(node.attr, [n for n, v in vars(nn).items() if inspect.isclass(v)], n=3)
-    hint = f"; nearest: {', '.join(f'nn.{name}' for name in near)}" if near else ""
-    raise InputError(f"{written!r} is no module of torch.nn{hint}")
+    known = [f"nn.{n}" for n, v in vars(nn).items() if inspect.isclass(v)]
+    raise InputError(f"{written!r} is no module of torch.nn{nearest(f'nn.{node.attr}', known, cutoff=0.6)}")
 
 
 def _number(value: Any) -> int | float:

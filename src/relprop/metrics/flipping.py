@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
@@ -11,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relprop.errors import InputError
+from relprop.errors import InputError, nearest
 from relprop.progress import track
 
 Model = Callable[[Tensor], Any]
@@ -68,10 +67,7 @@ def flipping(options: dict[str, Any]) -> Flipping:
     known = [f.name for f in fields(Flipping)]
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 3)
-            raise InputError(
-                f"unknown option {name!r}; {'nearest' if near else 'there are'}: {', '.join(near or known)}"
-            )
+            raise InputError(f"unknown option {name!r}{nearest(name, known, listed=len(known))}")
     return Flipping(**options)
 
 

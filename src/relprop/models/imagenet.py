@@ -60,7 +60,7 @@ def find_class(wanted: str | int, names: Sequence[str], *, count: int | None = N
     more = f" and {len(near) - 8} more" if len(near) > 8 else ""
     if containing:
         raise UnknownClass(f"class {text!r} is part of several names: {listed}{more}; give one of them")
-    hint = f"; nearest: {listed}" if near else ""
+    hint = f"; nearest names: {listed}" if near else ""
     raise UnknownClass(f"unknown class {text!r}{hint}")
 
 

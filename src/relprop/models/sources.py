@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import sys
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from relprop.errors import InputError
+from relprop.errors import InputError, nearest
 from relprop.extras import require
 from relprop.models import efficientnet_lite
 from relprop.models.imagenet import class_names
@@ -75,7 +73,7 @@ def load_model(spec: str, weights: str | Path | None = None) -> LoadedModel:
         loaded = _from_file(spec)
     else:
         known = f"{', '.join(BUILT_IN)}, torchvision:NAME, timm:NAME or FILE.py:FACTORY"
-        raise InputError(f"unknown model {spec!r}{_nearest(spec, BUILT_IN)}; a model is {known}")
+        raise InputError(f"unknown model {spec!r}{nearest(spec, BUILT_IN)}; a model is {known}")
     if state is not None:
         fit_state(loaded.model, state, str(weights))
         loaded = replace(loaded, notes=())
@@ -88,7 +86,7 @@ def _from_torchvision(name: str) -> LoadedModel:
     models = torchvision.models
     known = models.list_models(module=models)
     if name not in known:
-        raise InputError(f"torchvision has no classification network {name!r}{_nearest(name, known)}")
+        raise InputError(f"torchvision has no classification network {name!r}{nearest(name, known)}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision's own remarks on how random weights are drawn
         model = models.get_model(name, weights=None)
@@ -107,7 +105,7 @@ def _from_timm(name: str) -> LoadedModel:
     timm = require("timm", "vision", "the model timm:" + name)
     known = timm.list_models()
     if name not in known and not timm.is_model(name):
-        raise InputError(f"timm has no network {name!r}{_nearest(name, known)}")
+        raise InputError(f"timm has no network {name!r}{nearest(name, known)}")
     model = timm.create_model(name, pretrained=False)
     config = model.pretrained_cfg
     side = int(config["input_size"][-1])
@@ -145,7 +143,7 @@ def from_file(spec: str) -> Any:
         module_spec.loader.exec_module(module)
         if not hasattr(module, factory):
             offered = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-            raise InputError(f"{path} has no {factory!r}{_nearest(factory, offered)}")
+            raise InputError(f"{path} has no {factory!r}{nearest(factory, offered)}")
         found = getattr(module, factory)
         return found() if callable(found) and not isinstance(found, nn.Module) else found
     except InputError:
@@ -154,11 +152,6 @@ def from_file(spec: str) -> Any:
         raise InputError(f"model {spec!r}: {path} raised {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.resolve().parent))
-
-
-def _nearest(wanted: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(wanted, list(known), n=4, cutoff=0.5)
-    return f"; nearest: {', '.join(near)}" if near else ""
 
 
 def _random_note(name: str) -> str:

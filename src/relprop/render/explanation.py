@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from relprop.errors import InputError
+from relprop.errors import InputError, nearest
 from relprop.extras import require
 from relprop.render import figure as figures
 from relprop.render import row as rows
@@ -198,8 +197,7 @@ def _check_options(draw: Callable[..., Any], options: dict[str, Any], *taken: st
     known = [name for name in inspect.signature(draw).parameters if name not in (*taken, "relevance", "title")]
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 3)
-            raise InputError(f"no option {name!r}; {'nearest' if near else 'there are'}: {', '.join(near or known)}")
+            raise InputError(f"no option {name!r}{nearest(name, known, listed=len(known))}")
 
 
 def _sample_target(explanation: Any, index: int) -> str:

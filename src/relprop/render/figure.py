@@ -9,7 +9,6 @@ import contextlib
 import functools
 import io
 import math
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 
 from relprop.errors import InputError
 from relprop.extras import require
-from relprop.render.files import png_bytes, write_atomically
+from relprop.render.files import check_destination, png_bytes, write_atomically
 from relprop.render.heatmap import (
     as_photo,
     check_sizes,
@@ -261,18 +260,7 @@ def check_path(path: str | Path) -> Path:
         MissingExtraError: where matplotlib is not installed.
     """
     require("matplotlib", "render", "a picture with titles and scales")
-    path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(
-            f"{path}: a picture is written as {', '.join(FORMATS)}, not {path.suffix or 'without a suffix'}"
-        )
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give a file name")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise InputError(f"{path} cannot be written")
-    return path
+    return check_destination(path, FORMATS, "a picture")
 
 
 def save_figure(figure: Any, path: str | Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,8 @@ def save_film(pictures: Colours, path: str | Path, *, rate: float = 12.5) -> Pat
         rate: frames a second.
     """
     image = require("PIL.Image", "render", "writing a film")
-    path = Path(path)
-    kind = FILM_FORMATS.get(path.suffix.lower())
-    if kind is None:
-        raise InputError(f"{path}: a film is written as {', '.join(FILM_FORMATS)}")
+    path = check_destination(path, tuple(FILM_FORMATS), "a film")
+    kind = FILM_FORMATS[path.suffix.lower()]
     if not rate > 0:
         raise InputError(f"rate must be positive, got {rate}")
     first, *others = (image.fromarray(frame) for frame in _checked(pictures, 4))
@@ -59,6 +58,28 @@ def save_film(pictures: Colours, path: str | Path, *, rate: float = 12.5) -> Pat
         **options,
     )
     return write_atomically(path, buffer.getvalue())
+
+
+def check_destination(path: str | Path, suffixes: Sequence[str], what: str) -> Path:
+    """Whether a file can be written there, asked before the work begins.
+
+    Args:
+        suffixes: those that it may have.
+        what: is written, for the message.
+
+    Raises:
+        InputError: for another suffix, a folder that is not there, or one in which nothing may be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{path}: {what} is written as {', '.join(suffixes)}, not {path.suffix or 'without a suffix'}")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give a file name")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise InputError(f"{path} cannot be written")
+    return path
 
 
 def write_atomically(path: Path, content: bytes) -> Path:

@@ -7,7 +7,6 @@ sign from hue. Blue for negative and red for positive stay apart under the three
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -15,7 +14,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from relprop.errors import InputError
+from relprop.errors import InputError, nearest
 from relprop.extras import require
 
 Floats = npt.NDArray[np.float64]
@@ -182,14 +181,12 @@ _MATPLOTLIB_DIVERGING = frozenset(
 
 
 def _from_matplotlib(name: str) -> Palette:
-    known = list(NAMES)
     try:
         colormaps = require("matplotlib", "render", f"the colour map {name!r}").colormaps
     except ImportError:
         colormaps = {}
     if name not in colormaps:
-        near = difflib.get_close_matches(name, known + list(colormaps), n=4, cutoff=0.5)
-        hint = f"; nearest: {', '.join(near)}" if near else ""
-        raise InputError(f"unknown colour map {name!r}{hint}; there are {', '.join(NAMES)}, and matplotlib's")
+        near = nearest(name, [*NAMES, *colormaps], cutoff=0.5)
+        raise InputError(f"unknown colour map {name!r}{near}; there are {', '.join(NAMES)}, and matplotlib's")
     table = np.asarray(colormaps[name](np.linspace(0, 1, 2 * _HALF + 1)))[:, :3].astype(np.float64)
     return Palette(name, table, name.removesuffix("_r") in _MATPLOTLIB_DIVERGING)

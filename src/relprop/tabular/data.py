@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from relprop.errors import InputError
+from relprop.errors import InputError, nearest
 from relprop.extras import require
 
 Array = npt.NDArray[Any]
@@ -74,8 +73,7 @@ def read_table(source: str, label: str | None = None) -> Data:
         twice = next(c for c in header if header.count(c) > 1)
         raise InputError(f"{source}: column {twice!r} is there twice")
     if label is not None and label not in header:
-        near = difflib.get_close_matches(label, header, 3)
-        raise InputError(f"{source} has no column {label!r}; nearest names: {', '.join(near or header[-3:])}")
+        raise InputError(f"{source} has no column {label!r}{nearest(label, header[::-1], listed=3)}")
     kept = [i for i, c in enumerate(header) if c != label]
     if not kept:
         raise InputError(f"{source}: no column is left beside the label {label!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 import relprop.presets as presets
 from relprop.adapters.modules import pattern
 from relprop.composite import Composite, Row, as_composite
-from relprop.errors import InputError
+from relprop.errors import InputError, nearest
 from relprop.explain import LRP, Explanation
 from relprop.progress import track
 from relprop.rules import AlphaBeta, Epsilon, Flat, Gamma, LinearRule, Rule, WSquare, Zero, ZPlus
@@ -105,8 +104,7 @@ class Explainer:
         paths = self.layers()
         if isinstance(layer, str):
             if layer not in paths:
-                near = difflib.get_close_matches(layer, paths, 3)
-                raise InputError(f"no layer is named {layer!r}; nearest names: {', '.join(near or paths[:3])}")
+                raise InputError(f"no layer is named {layer!r}{nearest(layer, paths, listed=3)}")
             path = layer
         elif isinstance(layer, (int, np.integer)) and 0 <= layer < len(paths):
             path = paths[layer]
@@ -301,8 +299,7 @@ def named(name: str) -> Composite:
     known = {k: v for k, v in vars(presets).items() if isinstance(v, type) and issubclass(v, presets.Preset)}
     if name in known:
         return known[name]()
-    near = difflib.get_close_matches(name, [*RULES, *known], 3, cutoff=0.4)
-    raise InputError(f"no rule or preset is named {name!r}; nearest names: {', '.join(near or [*RULES])}")
+    raise InputError(f"no rule or preset is named {name!r}{nearest(name, [*RULES, *known], listed=len(RULES))}")
 
 
 def _names(names: Sequence[str] | None, what: str) -> tuple[str, ...] | None:
@@ -333,8 +330,7 @@ def _spread(target: Any, count: int) -> list[Any]:
 def _find(target: Any, names: Sequence[str]) -> int:
     if isinstance(target, str):
         if target not in names:
-            near = difflib.get_close_matches(target, names, 3, cutoff=0.3)
-            raise InputError(f"no class is named {target!r}; nearest names: {', '.join(near or list(names)[:5])}")
+            raise InputError(f"no class is named {target!r}{nearest(target, names, listed=5)}")
         return list(names).index(target)
     if isinstance(target, bool) or not isinstance(target, (int, np.integer, Tensor)):
         raise InputError(f"target must be an index or a name, got {target!r}")

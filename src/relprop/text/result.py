@@ -13,7 +13,7 @@ from torch import Tensor
 
 from relprop.errors import InputError, RelpropError
 from relprop.explain.audit import Audit
-from relprop.render.files import write_atomically
+from relprop.render.files import check_destination, write_atomically
 from relprop.render.text import Passage, Word, plain, strongest_passages, strongest_words
 from relprop.text.pieces import Token, merge
 
@@ -48,17 +48,15 @@ class Shown:
 
     def save(self, path: str | Path) -> Path:
         """Write it: .html is a page, .json the numbers, .png, .svg and .pdf a picture."""
-        path = Path(path)
+        path = check_destination(path, SUFFIXES, "what was found")
         suffix = path.suffix.lower()
         if suffix in (".html", ".htm"):
             return self.to_html(path)
         if suffix == ".json":
             return write_atomically(path, (json.dumps(self.data(), ensure_ascii=False, indent=1) + "\n").encode())
-        if suffix in (".png", ".svg", ".pdf"):
-            from relprop.render.figure import save_figure
+        from relprop.render.figure import save_figure
 
-            return save_figure(self._figure(), path)
-        raise InputError(f"{path}: written are {', '.join(SUFFIXES)}")
+        return save_figure(self._figure(), path)
 
     def _repr_html_(self) -> str:
         from relprop.render.notebook import note

@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from relprop.errors import InputError
 from relprop.extras import require
 from relprop.render.explanation import Kind
 from relprop.render.figure import PERCENTILE
-from relprop.render.files import write_atomically
+from relprop.render.files import check_destination, write_atomically
 from relprop.render.palette import DEFAULT, Palette, palette
 from relprop.render.scale import Reduction, check_options
+
+SUFFIXES = (".html", ".htm")
 
 
 def to_html(
@@ -69,11 +70,7 @@ def to_html(
         InputError: for another suffix, a folder that is not there, no explanations, names or tokens that do not match
             in number, or maps that cannot be drawn (not finite, empty, of other proportions than the photograph).
     """
-    path = Path(path)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"{path}: a page is written as .html")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}")
+    path = check_destination(path, SUFFIXES, "a page")
     check_options(reduce, percentile, smooth)
     palette(colours)
     require("jinja2", "render", "writing a page")

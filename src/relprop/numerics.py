@@ -10,6 +10,8 @@ from torch import Tensor
 
 from relprop.errors import RuleError
 
+HALF = (torch.float16, torch.bfloat16)
+
 _TAU = {torch.float64: 2.0**-200, torch.complex128: 2.0**-200, torch.float16: 2.0**-10}
 
 
@@ -46,7 +48,7 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
         x, y = torch.broadcast_tensors(x, y)
     if x.is_complex() or y.is_complex():
         return (x.conj() * y).real.sum()
-    if x.dtype != y.dtype or x.dtype in (torch.float16, torch.bfloat16):
+    if x.dtype != y.dtype or x.dtype in HALF:
         x, y = x.float(), y.float()
     return torch.dot(x, y) if x.ndim == 1 else torch.dot(x.reshape(-1), y.reshape(-1))
 
@@ -123,11 +125,35 @@ def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     return torch.where(empty, 0.0, numerator / torch.where(empty, 1.0, denominator))
 
 
-def damped(g: Tensor, z: Tensor, eps: float) -> Tensor:
-    """`g z / (z + eps sign z)`, which is `g - eps g / (|z| + eps)`: the sign cancels, and one block is allocated."""
+#: So many entries stay in a core's cache, in float32 and with what is made of them.
+_PART = 1 << 16
+
+
+def entrywise(make: Callable[..., Tensor], *tensors: Tensor, dtype: torch.dtype) -> Tensor:
+    """`make` of tensors of one shape, entry by entry, in `dtype`.
+
+    Half precision is worked on in float32, on a CPU a part at a time, so that nothing in float32 leaves the cache.
+    """
+    if tensors[0].dtype not in HALF:
+        made = make(*tensors)
+        return made if made.dtype == dtype else made.to(dtype)
+    size = _PART * torch.get_num_threads()
+    if tensors[0].numel() <= size or not all(t.is_cpu and t.is_contiguous() for t in tensors):
+        return make(*(t.float() for t in tensors)).to(dtype)
+    result = torch.empty_like(tensors[0], dtype=dtype)
+    for part, *given in zip(*(t.view(-1).split(size) for t in (result, *tensors)), strict=True):
+        part.copy_(make(*(t.float() for t in given)))
+    return result
+
+
+def damped(g: Tensor, z: Tensor, eps: float, nonneg: bool = False) -> Tensor:
+    """`g z / (z + eps sign z)`, which is `g - eps g / (|z| + eps)`: the sign cancels, and one block is allocated.
+
+    nonneg   `z` is known to have no negative entry
+    """
     if torch.is_grad_enabled() or g.is_complex() or g.shape != z.shape:
         return g - eps * g / (z.abs() + eps)
-    den = z.abs().add_(eps)
+    den = z + eps if nonneg else z.abs().add_(eps)
     return torch.addcdiv(g, g, den, value=-eps, out=den)
 
 

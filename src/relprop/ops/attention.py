@@ -10,12 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from relprop.errors import ModelStateError
-from relprop.numerics import dot
+from relprop.numerics import HALF, dot
 from relprop.ops.base import Call, Expansion, Fact, Op
 from relprop.ops.packed import packed_linear
 from relprop.ops.table import op
-
-_HALF = (torch.float16, torch.bfloat16)
 
 
 class Attention(Op):
@@ -87,7 +85,7 @@ class Weighting(Op):
         if mask is not None:
             part = mask if mask.ndim < 2 or mask.shape[-2] == 1 else mask[..., at, :]
             scores = scores.masked_fill(~part, -torch.inf) if part.dtype == torch.bool else scores + part
-        weights = torch.softmax(scores, -1, dtype=torch.float32 if q.dtype in _HALF else None).to(q.dtype)
+        weights = torch.softmax(scores, -1, dtype=torch.float32 if q.dtype in HALF else None).to(q.dtype)
         return weights if mask is None else weights.nan_to_num(0.0)
 
 

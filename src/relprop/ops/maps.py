@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relprop.numerics import dot
+from relprop.numerics import HALF, dot
 from relprop.ops.base import Op
 
 Kept = TypeVar("Kept")
@@ -269,21 +269,27 @@ class Conv(LinearMap):
             return self._placed(s.unsqueeze(0), w, a.unsqueeze(0)).squeeze(0)
         r = torch.zeros_like(a)
         every = (slice(None), slice(None), *(slice(None, None, k) for k in self.geometry[0]))
-        r[every] = torch.convolution(s, w.transpose(0, 1), None, [1] * self.rank, [0] * self.rank, [1] * self.rank,
-                                     False, [0] * self.rank, 1)  # fmt: skip
+        ones, none = [1] * self.rank, [0] * self.rank
+        dense = Conv(w, None, ones, none, ones, False, none, 1)
+        r[every] = dense.transpose(s, w, a.new_empty(s.shape[0], a.shape[1], *s.shape[2:]))
         return r
 
     def shaped_bias(self, b: Tensor) -> Tensor:
         return b.reshape(-1, *(1,) * self.rank)
 
     def bias_share(self, s: Tensor, b: Tensor) -> Tensor:
-        s = self._batched(s)
-        return dot(s.sum([0, *range(2, s.ndim)]), b)
+        return dot(self._by_channel(s), b)
 
     def shared(self, s: Tensor, b: Tensor | None) -> tuple[Tensor | None, Tensor]:
-        s = self._batched(s)
-        c = s.sum([0, *range(2, s.ndim)])
+        c = self._by_channel(s)
         return None if b is None else dot(c, b), c.sum()
+
+    def _by_channel(self, s: Tensor) -> Tensor:
+        """`s` summed over all but its channels."""
+        s = self._batched(s)
+        if s.dtype in HALF:  # torch is quick over the last dimension alone
+            return s.flatten(2).sum(2).sum(0, dtype=torch.float32)
+        return s.sum([0, *range(2, s.ndim)])
 
     def per_input(self, value: Tensor, a: Tensor) -> Tensor | None:
         if value.numel() == 1:

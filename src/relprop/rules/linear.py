@@ -14,13 +14,24 @@ import torch
 from torch import Tensor
 
 from relprop.errors import RuleError
-from relprop.numerics import Epsilons, damped, divide, dot, negative, nonzero, positive, sign, stabiliser
+from relprop.numerics import (
+    HALF,
+    Epsilons,
+    damped,
+    divide,
+    dot,
+    entrywise,
+    negative,
+    nonzero,
+    positive,
+    sign,
+    stabiliser,
+)
 from relprop.ops.base import Books
 from relprop.ops.maps import LinearMap
 from relprop.rules.base import Rule, as_is
 
 Bias = Literal["absorb", "zero", "distribute"]
-_HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,7 @@ class LinearRule(Rule):
     def linear(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
         """The modified gradient at `a`. Half precision: ratios and denominators are formed in float32."""
         dtype = a.dtype
-        if z.dtype in _HALF:
+        if z.dtype in HALF:
             z, g = z.float(), g.float()
         r = self.pull(op, a, z, g, books)
         return r if r.dtype == dtype else r.to(dtype)
@@ -135,9 +146,6 @@ class Epsilon(LinearRule):
         return needed, needed
 
     def pull(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
-        eps = self.quick(op)
-        if eps is not None:
-            return self._damped(op, a, z, g, eps, books)
         bias = self._bias(op)
         # without its bias the sum is formed anew: a difference leaves noise where nothing contributes
         den = z if bias is op.bias else op.apply(a, op.weight).to(z.dtype)
@@ -148,19 +156,29 @@ class Epsilon(LinearRule):
         s = self._relevance(op, z, g) / stable
         return self._settle(op, a, transpose(op, s, op.weight, a), s, den, stable, bias, books)
 
+    def linear(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
+        eps = self.quick(op)
+        return super().linear(op, a, z, g, books) if eps is None else self._damped(op, a, z, g, eps, books)
+
     def _damped(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, eps: float, books: Books) -> Tensor:
         """The short form: one pass over the output, and one for the books."""
-        s = damped(g, z, eps) if op.memory is None else _times(op, g, lambda: z.abs().div_(z.abs().add_(eps)))
+
+        def ratio(g: Tensor, z: Tensor) -> Tensor:
+            s = damped(g, z, eps, op.rectified)
+            if not op.rectified:
+                books.add("epsilon", dot(z, g))
+                books.add("epsilon", dot(z, s), -1.0)
+            return s
+
+        s = entrywise(ratio, g, z, dtype=a.dtype)
         if op.rectified:
             share, total = op.shared(s, op.bias)
             books.add("epsilon", total, eps)
         else:
             share = None if op.bias is None else op.bias_share(s, op.bias)
-            books.add("epsilon", dot(z, g))
-            books.add("epsilon", dot(z, s), -1.0)
         if share is not None:
             books.add("bias", share)
-        return op.pull_back(s if s.dtype == a.dtype else s.to(a.dtype), a)
+        return op.pull_back(s, a)
 
 
 @dataclass(frozen=True)
@@ -375,9 +393,9 @@ class AlphaBeta(LinearRule):
         if eps is not None and op.nonneg:
             if not self.beta:
                 return _through(op, a, z, g, op.derived("w+", positive), _positive(op.bias), eps, books)
-            if op.weight.dtype not in _HALF:  # a rounded z less z+ is no z-
+            if op.weight.dtype not in HALF:  # a rounded z less z+ is no z-
                 return self._both(op, a, z, g, eps, books)
-        if eps is not None and op.weight.dtype not in _HALF:
+        if eps is not None and op.weight.dtype not in HALF:
             r = self._signed(op, a, z, g, eps, 1.0, books)
             return r.add_(self._signed(op, a, z, g, eps, -1.0, books)) if self.beta else r
         relevance = self._relevance(op, z, g)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import relprop as rp
 import relprop.adapters.julia as jl
 from tests.adapters.tables import Row, check, rows, set_up
+from tests.support.networks import Cubed
 from tests.support.state import assert_same_state, snapshot
 
 
@@ -348,17 +349,6 @@ def test_flattening_and_stripping_return_copies() -> None:
 # -- checks and messages -----------------------------------------------------------------------------------------------
 
 
-class Cube(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x**3
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
-        return 3 * g * ctx.saved_tensors[0] ** 2
-
-
 class Doubling(nn.Module):
     """A layer of one's own that needs no registration, and one that does."""
 
@@ -367,7 +357,7 @@ class Doubling(nn.Module):
         self.custom = custom
 
     def forward(self, x: Tensor) -> Tensor:
-        return Cube.apply(x) if self.custom else 2 * x
+        return Cubed.apply(x) if self.custom else 2 * x
 
 
 def test_the_model_check_prints_a_summary(capsys: pytest.CaptureFixture[str]) -> None:
@@ -377,10 +367,10 @@ def test_the_model_check_prints_a_summary(capsys: pytest.CaptureFixture[str]) ->
     assert not jl.check_lrp_compat(lacking, x)
     said = capsys.readouterr().out
     assert "LRP model check" in said and "0 Linear   => supported," in said
-    assert "1 Doubling => no rule for CubeBackward," in said
+    assert "1 Doubling => no rule for CubedBackward," in said
     with pytest.raises(rp.UnknownOperationError, match="register_function"):
         jl.analyze(x, jl.LRP(lacking), 0)
-    assert "no rule for CubeBackward" in capsys.readouterr().out
+    assert "no rule for CubedBackward" in capsys.readouterr().out
     with pytest.raises(rp.UnknownOperationError):
         jl.analyze(x, jl.LRP(lacking, verbose=False), 0)
     assert capsys.readouterr().out == ""

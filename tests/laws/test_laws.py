@@ -11,19 +11,9 @@ from torch import Tensor, nn
 import relprop as rp
 from tests.support.compare import assert_close
 from tests.support.networks import gated_net, residual_net, two_towers, unet
+from tests.support.presets import vision_presets
 
-PRESETS = {
-    "Zero": rp.Zero(),
-    "UniformEpsilon": rp.UniformEpsilon(),
-    "EpsilonPlus": rp.EpsilonPlus(),
-    "EpsilonPlusFlat": rp.EpsilonPlusFlat(),
-    "EpsilonGammaBox": rp.EpsilonGammaBox(low=-4.0, high=4.0),
-    "EpsilonAlpha2Beta1": rp.EpsilonAlpha2Beta1(),
-    "EpsilonAlpha2Beta1Flat": rp.EpsilonAlpha2Beta1Flat(),
-    "ExcitationBackprop": rp.ExcitationBackprop(),
-    "GuidedBackprop": rp.GuidedBackprop(),
-    "Deconvnet": rp.Deconvnet(),
-}
+PRESETS = vision_presets(4.0)
 NETWORKS = {"residual": residual_net, "gated": gated_net}
 LINEAR = [name for name in PRESETS if name not in ("GuidedBackprop", "Deconvnet")]  # those two clip by sign
 

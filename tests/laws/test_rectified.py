@@ -13,20 +13,7 @@ from torch import Tensor, nn
 import relprop as rp
 from relprop.record.nodes import NODES
 from tests.support.compare import assert_close
-
-
-class Cube(torch.autograd.Function):
-    """A function that the recorder does not see."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x**3
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        return 3 * ctx.saved_tensors[0] ** 2 * g
-
+from tests.support.networks import Cubed
 
 READERS: dict[str, Callable[[Tensor], Tensor]] = {
     "before": lambda z: (z * 2, F.relu(z)),
@@ -35,8 +22,8 @@ READERS: dict[str, Callable[[Tensor], Tensor]] = {
     "in a list": lambda z: (torch.stack([z, z]).sum(0), F.relu(z)),
     "before, in place": lambda z: (z * 2, z.relu_()),
     "by a view": lambda z: (z.view_as(z) * 2, F.relu(z)),
-    "out of sight": lambda z: (Cube.apply(z), F.relu(z)),
-    "out of sight, in place": lambda z: (Cube.apply(z), F.relu(z.clone())),
+    "out of sight": lambda z: (Cubed.apply(z), F.relu(z)),
+    "out of sight, in place": lambda z: (Cubed.apply(z), F.relu(z.clone())),
 }
 
 
@@ -60,12 +47,12 @@ def test_another_reader_keeps_the_relevance_of_what_is_negative(reader: str, pre
     x = torch.rand(4, 5, dtype=torch.float64)
     z = shared.first(x).detach()
     assert (z < 0).any(), "the case needs outputs that the ReLU takes away"
-    NODES.register_function(Cube, lambda node, g: g * node.saved_tensors[0] ** 2)
+    NODES.register_function(Cubed, lambda node, g: g * node.saved_tensors[0] ** 2)
     try:
         found = rp.LRP(shared, preset).explain(x, target=1).relevance
         apart = rp.LRP(Apart(shared), preset).explain(x, target=1).relevance
     finally:
-        NODES.forget(Cube)
+        NODES.forget(Cubed)
     assert_close(found, apart, rtol=1e-9)
 
 

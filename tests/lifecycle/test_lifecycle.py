@@ -20,19 +20,10 @@ from relprop.concepts import CRP
 from relprop.tabular import Explainer
 from tests.support.compare import assert_close
 from tests.support.networks import gated_net, residual_net, two_towers, unet
+from tests.support.presets import vision_presets
 from tests.support.state import assert_same_state, snapshot
 
-PRESETS = {
-    "Zero": rp.Zero(),
-    "UniformEpsilon": rp.UniformEpsilon(),
-    "EpsilonPlus": rp.EpsilonPlus(),
-    "EpsilonPlusFlat": rp.EpsilonPlusFlat(),
-    "EpsilonGammaBox": rp.EpsilonGammaBox(low=-5.0, high=5.0),
-    "EpsilonAlpha2Beta1": rp.EpsilonAlpha2Beta1(),
-    "EpsilonAlpha2Beta1Flat": rp.EpsilonAlpha2Beta1Flat(),
-    "ExcitationBackprop": rp.ExcitationBackprop(),
-    "GuidedBackprop": rp.GuidedBackprop(),
-    "Deconvnet": rp.Deconvnet(),
+PRESETS = vision_presets(5.0) | {
     "flat in the middle": rp.Composite([(rp.Kind("conv"), rp.Flat())]),
 }
 

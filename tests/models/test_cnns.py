@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import relprop as rp
 from tests.support.compare import assert_close
+from tests.support.presets import vision_presets
 from tests.support.state import assert_same_state, snapshot
 from tests.support.vision import (
     calibrate,
@@ -21,18 +22,7 @@ from tests.support.vision import (
     zero_additive_terms,
 )
 
-PRESETS = {
-    "Zero": rp.Zero(),
-    "UniformEpsilon": rp.UniformEpsilon(),
-    "EpsilonPlus": rp.EpsilonPlus(),
-    "EpsilonPlusFlat": rp.EpsilonPlusFlat(),
-    "EpsilonGammaBox": rp.EpsilonGammaBox(low=-5.0, high=5.0),
-    "EpsilonAlpha2Beta1": rp.EpsilonAlpha2Beta1(),
-    "EpsilonAlpha2Beta1Flat": rp.EpsilonAlpha2Beta1Flat(),
-    "ExcitationBackprop": rp.ExcitationBackprop(),
-    "GuidedBackprop": rp.GuidedBackprop(),
-    "Deconvnet": rp.Deconvnet(),
-}
+PRESETS = vision_presets(5.0)
 
 
 def hf_resnet() -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,3 +109,27 @@ class Audit:
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"worst site: {name}  {value:+.3g}" for name, value in self.sites[:5]]
         return "\n".join(lines)
+
+
+def overgrown(audit: Audit, at_output: Callable[[], float]) -> str | None:
+    """The sentence that says that relevance has grown until its rounding outweighs the output.
+
+    The books balance all the same: they are measured by the relevance itself.
+
+    at_output  how much the outputs come to, asked for only where the seed does not settle it
+    """
+    largest = max(audit.scale, *(abs(getattr(audit, entry)) for entry in ENTRIES))
+    double = audit.tolerance == TOLERANCE[torch.float64]
+    rounding = largest * torch.finfo(torch.float64 if double else torch.float32).eps  # half types: summed in float32
+    if not audit.conserving or rounding <= abs(audit.seed):
+        return None
+    amount = at_output()
+    if rounding <= amount or not amount:  # an output of zero is what its contributions cancel to, and they are shown
+        return None
+    return (
+        f"relevance grew to {largest:.1e} below outputs of {amount:.1e}, so its rounding alone is more than they. "
+        "Unless the output itself is but what rounding left of larger contributions, denominators came near zero, "
+        'layer after layer: as a rule where biases are left out (bias="zero"), or by gamma in its standard form or '
+        'epsilon on inputs of both signs. z+ does not grow, a larger epsilon absorbs, and audit="sites" keeps the '
+        "books of every operation"
+    )

@@ -254,7 +254,7 @@ _NOTHING = 1e-6
 
 def finite(result: Explanation) -> bool:
     """Known from the audit's sums, so that nothing waits for the device once more."""
-    return math.isfinite(result.audit.scale) and math.isfinite(result.audit.seed)
+    return math.isfinite(result.audit.scale) and math.isfinite(result.audit.unexplained)
 
 
 def refuse_not_finite(result: Explanation, forward: Forward) -> None:

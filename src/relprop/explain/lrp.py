@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from relprop.composite import Composite, as_composite
-from relprop.errors import AuditError, InputError
+from relprop.errors import AuditError, InputError, warn
 from relprop.explain.arguments import refuse_misfit, warn_of_swallowed
+from relprop.explain.audit import overgrown
 from relprop.explain.backward import finite, propagate, refuse_not_finite
 from relprop.explain.check import Coverage, coverage
 from relprop.explain.choose import choose
@@ -198,6 +200,10 @@ class LRP:
                     f"the books do not balance: {result.audit.unexplained_share:.1e} of the absolute relevance is "
                     f"unexplained.\n{result.audit}"
                 )
+            note = overgrown(result.audit, partial(_at_output, result))
+            if note is not None:
+                warn(note)
+                result.audit = replace(result.audit, notes=(*result.audit.notes, note))
             yield result
 
     @contextmanager
@@ -241,6 +247,15 @@ class LRP:
 
 #: The keywords of `LRP.explain`; all others are the model's.
 KEYWORDS = frozenset(p.name for p in inspect.signature(LRP.explain).parameters.values() if p.kind is p.KEYWORD_ONLY)
+
+
+def _at_output(result: Explanation) -> float:
+    """How much the outputs come to: the absolute relevance there, or what it would be if all outputs had the most of
+    it. What is explained may be a difference of outputs that are nearly equal."""
+    assert result.at_output is not None
+    values, g = result.at_output
+    size = sum(float(t.detach().abs().sum()) for t in tensors(result.output) if t.is_floating_point())
+    return max(float((values * g).abs().sum()), size * float(g.abs().max())) if g.numel() else 0.0
 
 
 def _target(given: Any) -> Any:

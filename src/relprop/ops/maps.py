@@ -27,6 +27,7 @@ class LinearMap(Op):
     pad            `a` is a constant zero pad of another tensor: maps a tensor of `a`'s shape to itself with zeros on
                    the pad, so that rules which give relevance to zeros leave none there
     lift           `a` is a pad of any mode: pads what has the shape of its source (the bounds of a z-box) alike
+    layout         size, strides and dtype of `a`, for rules that keep no more of it
     rectified      `z` is given as max(z, 0): a ReLU is its only reader, and `g` is not masked yet
     """
 
@@ -37,9 +38,22 @@ class LinearMap(Op):
     bias: Tensor | None = None
     nonneg: bool = False
     pad: Callable[[Tensor], Tensor] | None = None
+    layout: tuple[torch.Size, tuple[int, ...], torch.dtype]
     store: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
     lift: Callable[[Tensor], Tensor] | None = None
+
+    def take(self) -> tuple[tuple[Tensor, ...], Callable[[], Any]]:
+        a = self.operands[0]
+        self.layout = a.shape, a.stride(), a.dtype
+        return super().take()
+
+    def input(self, a: Tensor | None, z: Tensor) -> Tensor:
+        """The input, or memory laid out like it without values, where a rule kept no more of it."""
+        if a is not None:
+            return a
+        size, stride, dtype = self.layout
+        return z.new_empty_strided(size, stride, dtype=dtype)
 
     def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
         raise NotImplementedError
@@ -131,7 +145,7 @@ class LinearMap(Op):
         gs: Sequence[Tensor],
         books: Any,
     ) -> tuple[Tensor | None, ...]:
-        return (rule.linear(self, operands[0], outputs[0], gs[0], books),)
+        return (rule.linear(self, self.input(operands[0], outputs[0]), outputs[0], gs[0], books),)
 
 
 def dense(a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
@@ -389,4 +403,5 @@ class Scale(LinearMap):
 def like(old: LinearMap, new: LinearMap) -> LinearMap:
     """`new`, with what is known about the input and the relevance of `old`."""
     new.nonneg, new.pad, new.lift, new.carrying = old.nonneg, old.pad, old.lift, old.carrying
+    new.layout = old.layout
     return new

@@ -58,12 +58,12 @@ class Packed(Dense):
             gs = [torch.zeros_like(z) if g is None else g for g, z in zip(gs, outputs, strict=True)]
             which = tuple(range(self.count))
         part, g = self.part(which), _joined([gs[i] for i in which], -1)
-        before = rule.native(part)
+        a, before = self.input(operands[0], g), rule.native(part)
         if before is None:
-            return (rule.linear(part, operands[0], _joined([outputs[i] for i in which], -1), g, books),)
+            return (rule.linear(part, a, _joined([outputs[i] for i in which], -1), g, books),)
         if part.bias is not None:
             books.add("bias", part.bias_share(g, part.bias))
-        return (part.transpose(before(g), part.weight, operands[0]),)
+        return (part.transpose(before(g), part.weight, a),)
 
 
 def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:

@@ -143,7 +143,7 @@ class Epsilon(LinearRule):
 
     def keeps(self, op: Any) -> tuple[bool, bool]:
         needed = self.native(op) is None
-        return needed, needed
+        return needed and self.quick(op) is None, needed  # the short form reads the input's layout alone
 
     def pull(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
         bias = self._bias(op)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from relprop.errors import SelectorError, nearest
 from relprop.ops import TABLE, Op
@@ -39,10 +40,10 @@ class Selector:
         return any(isinstance(s, Kind) for s in self.walk())
 
     def __and__(self, other: Selector) -> Selector:
-        return And(self, other)
+        return And(self, other) if isinstance(other, Selector) else NotImplemented
 
     def __or__(self, other: Selector) -> Selector:
-        return Or(self, other)
+        return Or(self, other) if isinstance(other, Selector) else NotImplemented
 
     def __invert__(self) -> Selector:
         return Not(self)
@@ -176,6 +177,19 @@ def _kinds(family: type[Op]) -> Iterator[str]:
         yield from _kinds(op)
 
 
+def _check_inner(selector: Entry | Positional) -> None:
+    inner = selector.inner
+    if isinstance(inner, Selector):
+        return
+    name = f'Kind("{inner}")' if isinstance(inner, str) else f"Type({getattr(inner, '__name__', 'nn.Conv2d')})"
+    raise SelectorError(f"{type(selector).__name__} counts what a selector matches, got {inner!r}: write {name}")
+
+
+def _check_position(selector: Positional, name: str, value: Any) -> None:
+    if type(value) is not int:
+        raise SelectorError(f"{type(selector).__name__}: {name} must be a whole number, got {value!r}")
+
+
 LINEAR_MAPS = Kind(*LINEAR_KINDS)
 
 
@@ -184,6 +198,9 @@ class Entry(Selector):
     """Sites of `inner` with no other such site between the input and them: each tower of a model has its own."""
 
     inner: Selector = LINEAR_MAPS
+
+    def __post_init__(self) -> None:
+        _check_inner(self)
 
     def matches(self, site: Site) -> bool:
         return self.inner.matches(site) and hash(self) in site.entry
@@ -202,6 +219,9 @@ class Positional(Selector):
     """
 
     inner: Selector
+
+    def __post_init__(self) -> None:
+        _check_inner(self)
 
     def parts(self) -> tuple[Selector, ...]:
         return (self.inner,)
@@ -229,6 +249,12 @@ class Range(Positional):
     stop: int | None
     inner: Selector = LINEAR_MAPS
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_position(self, "start", self.start)
+        if self.stop is not None:
+            _check_position(self, "stop", self.stop)
+
     def from_end(self) -> bool:
         return self.start < 0 or (self.stop is not None and self.stop < 0)
 
@@ -246,6 +272,10 @@ class Index(Positional):
     index: int
     inner: Selector = LINEAR_MAPS
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_position(self, "index", self.index)
+
     def from_end(self) -> bool:
         return self.index < 0
 
@@ -260,6 +290,12 @@ class FirstN(Positional):
 
     n: int
     inner: Selector = LINEAR_MAPS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_position(self, "n", self.n)
+        if self.n < 0:
+            raise SelectorError(f"FirstN: n must not be negative, got {self.n}: the last ones are Range({self.n}, None)")
 
     def bounds(self, total: int | None) -> tuple[int, int]:
         return 0, self.n

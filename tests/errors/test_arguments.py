@@ -208,3 +208,39 @@ def test_a_place_whose_parent_is_there_may_have_meant_a_module_or_a_parameter() 
         lrp.explain(X, target=0, layers="block.fully9")
     with pytest.raises(rp.InputError, match=r"'block\.fully1\.wait' is no .*nearest names: block\.fully1\.weight"):
         lrp.explain(X, target=0, layers="block.fully1.wait")
+
+
+def test_functions_that_take_an_lrp_refuse_a_model() -> None:
+    c, model = rp.concepts, Net()
+    calls: dict[str, Any] = {
+        "CRP": lambda: c.CRP(model),
+        "clrp": lambda: c.clrp(model, X),
+        "bilrp": lambda: c.bilrp(model, X[:1], X[1:]),
+        "bilrp ": lambda: c.bilrp((rp.LRP(model), model), X[:1], X[1:]),
+        "walk_relevance": lambda: c.walk_relevance(model, X, layers="dense"),
+        "explain_in": lambda: c.explain_in(c.DFT(), model, X),
+        "unit_relevance": lambda: c.unit_relevance(model, [X], "dense"),
+        "reference_samples": lambda: c.reference_samples(model, [X], "dense"),
+        "expert_conditions": lambda: c.expert_conditions(model, "dense", X),
+    }
+    for name, call in calls.items():
+        with pytest.raises(rp.InputError, match=rf"^{name.strip()} takes an LRP, got Net: LRP\(model, composite\)"):
+            call()
+    with pytest.raises(rp.InputError, match=r"attribution_graph takes a CRP, got LRP: CRP\(lrp\)"):
+        c.attribution_graph(rp.LRP(model), X, layers=["dense", "dense"])
+    with pytest.raises(rp.InputError, match=r"a basis is DFT\(\), .* got 'dft'"):
+        c.explain_in("dft", rp.LRP(model), X)
+    with pytest.raises(rp.InputError, match="scores are tensors by the layers' names.* got 3"):
+        c.least(3, 2)
+
+
+def test_metrics_take_a_model_and_tensors() -> None:
+    model, m = Net(), rp.metrics
+    e = rp.LRP(model, rp.Zero()).explain(X, target=0)
+    with pytest.raises(rp.InputError, match="a metric takes the model itself, got LRP"):
+        m.flipping_curve(rp.LRP(model), X, e.relevance)
+    with pytest.raises(rp.InputError, match="x must be a tensor, got ndarray"):
+        m.area_between_curves(model, X.numpy(), e.relevance)
+    with pytest.raises(rp.InputError, match="relevance must be a tensor, got ndarray"):
+        m.symmetric_relevance_gain(model, X, e.relevance.numpy())
+    torch.testing.assert_close(m.flipping_curve(model, X, e), m.flipping_curve(model, X, e.relevance))

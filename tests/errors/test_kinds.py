@@ -69,3 +69,26 @@ def test_a_kind_and_a_function_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> N
     for word in ("angle change", "deg2rad"):
         plan = rp.LRP(Doubled(), [(rp.Kind(word), rp.Pass())]).plan(x)
         assert [str(decision.rule) for _, decision in plan] == ["Pass()"]
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: rp.Entry("conv"), r"Entry counts what a selector matches, got 'conv': write Kind\(\"conv\"\)"),
+        (lambda: rp.First(nn.Conv2d), r"First counts .*: write Type\(Conv2d\)"),
+        (lambda: rp.Last(3), r"Last counts .* got 3: write Type\(nn\.Conv2d\)"),
+        (lambda: rp.Index("a"), r"Index: index must be a whole number, got 'a'"),
+        (lambda: rp.Index(True), r"Index: index must be a whole number, got True"),
+        (lambda: rp.Range(0, 2.5), r"Range: stop must be a whole number, got 2\.5"),
+        (lambda: rp.FirstN(-1), r"FirstN: n must not be negative, got -1: the last ones are Range\(-1, None\)"),
+    ],
+)
+def test_positions_that_are_none(made: Any, message: str) -> None:
+    with pytest.raises(rp.SelectorError, match=message):
+        made()
+
+
+def test_selectors_are_combined_with_selectors() -> None:
+    for combined in (lambda: rp.Kind("conv") & "linear", lambda: "linear" | rp.Kind("conv")):
+        with pytest.raises(TypeError, match="unsupported operand"):
+            combined()

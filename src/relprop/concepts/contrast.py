@@ -19,7 +19,7 @@ from torch import Tensor
 
 from relprop.composite import Composite
 from relprop.errors import InputError
-from relprop.explain import LRP, Explanation
+from relprop.explain import LRP, Explanation, check_lrp
 from relprop.explain.seed import Contrast
 from relprop.numerics import divide, dot, negative, nonzero, positive
 from relprop.ops.base import Books
@@ -206,6 +206,7 @@ def clrp(
     Raises:
         InputError: for an unknown dual; where a sample's relevance sums to 0.
     """
+    check_lrp(lrp, "clrp")
     if dual not in ("uniform", "logits", "negated"):
         raise InputError(f'dual must be "uniform", "logits" or "negated", got {dual!r}')
     several: list[str] = [k for k in ("targets", "seed") if k in kwargs]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from relprop.concepts.together import together
 from relprop.errors import InputError
-from relprop.explain import LRP, Explanation
+from relprop.explain import LRP, Explanation, check_lrp
 from relprop.explain.forward import Request
 from relprop.progress import track
 from relprop.units import Channels, Rows, Units, as_units
@@ -128,8 +128,7 @@ class CRP:
     """
 
     def __init__(self, lrp: LRP, *, budget: int = BUDGET) -> None:
-        if not isinstance(lrp, LRP):
-            raise InputError(f"CRP takes an LRP, got {type(lrp).__name__}: CRP(LRP(model, composite))")
+        check_lrp(lrp, "CRP")
         if isinstance(budget, bool) or not isinstance(budget, int) or budget < 0:
             raise InputError(f"budget must be a number of bytes, got {budget!r}")
         self.lrp, self.budget = lrp, budget

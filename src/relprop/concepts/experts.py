@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from relprop.concepts.crp import Condition
 from relprop.errors import InputError, nearest
-from relprop.explain import LRP
+from relprop.explain import LRP, check_lrp
 from relprop.explain.forward import Request
 from relprop.units import Channels, Mask
 
@@ -31,6 +31,7 @@ def expert_conditions(lrp: LRP, layer: str, *args: Any, **kwargs: Any) -> dict[i
     Raises:
         InputError: for a path that is no module, or one in which no experts are seen.
     """
+    check_lrp(lrp, "expert_conditions")
     modules = dict(lrp.model.named_modules())
     if layer not in modules:
         raise InputError(f"experts: name the one module that holds them, got {layer!r}{nearest(layer, modules)}")

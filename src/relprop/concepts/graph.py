@@ -98,6 +98,8 @@ def attribution_graph(
         InputError: for fewer than two layers, a layer named twice, more units than a layer has, layers in another order
             than that in which relevance passes them.
     """
+    if not isinstance(crp, CRP):
+        raise InputError(f"attribution_graph takes a CRP, got {type(crp).__name__}: CRP(lrp)")
     layers, widths = _checked(layers, width)
     divided = {layer: as_units((units or {}).get(layer, Channels())) for layer in layers}
     unknown = set(units or {}) - set(layers)

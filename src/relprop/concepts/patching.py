@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from relprop.composite import Composite
 from relprop.errors import InputError, nearest
-from relprop.explain import LRP
+from relprop.explain import LRP, check_lrp
 from relprop.explain.forward import Request
 from relprop.explain.seed import main_output
 from relprop.progress import track
@@ -142,11 +142,7 @@ def attribution_patching(
     Raises:
         InputError: for inputs whose values at a place differ in shape, or a place that several tensors pass.
     """
-    if not isinstance(lrp, LRP):
-        seen = type(lrp).__name__
-        raise InputError(
-            f"attribution patching takes an LRP, got {seen}: relp(model), native_gradient(model) or LRP(...)"
-        )
+    check_lrp(lrp, "attribution patching", "relp(model), native_gradient(model) or LRP(...)")
     args, kwargs = _call(given)
     names = (places,) if isinstance(places, str) else tuple(places)
     if not names:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from relprop.errors import InputError, nearest
-from relprop.explain import LRP
+from relprop.explain import LRP, check_lrp
 from relprop.record.places import INPUT
 from relprop.units import Channels, Directions, Units
 
@@ -55,6 +55,7 @@ def unit_relevance(
         InputError: for no data, batches without labels where they are the target, units that do not fit a tensor, or
             a place that no relevance reached.
     """
+    check_lrp(lrp, "unit_relevance")
     if reduce not in ("abs", "sum"):
         raise InputError(f'reduce must be "abs" or "sum", got {reduce!r}')
     found: dict[str, Tensor] = {}
@@ -142,8 +143,8 @@ def least(
 
 
 def _check_options(scores: Scores, across: str, normalise: str, keep: int) -> None:
-    if not scores:
-        raise InputError("there are no scores")
+    if not isinstance(scores, Mapping) or not scores:
+        raise InputError(f"scores are tensors by the layers' names, as unit_relevance gives them, got {scores!r}")
     for path, s in scores.items():
         if s.ndim != 1 or not bool(torch.isfinite(s).all()):
             raise InputError(f"the scores of {path} must be one finite number a unit, got shape {tuple(s.shape)}")

@@ -23,7 +23,7 @@ from torch import Tensor
 from relprop.concepts.crp import by_unit
 from relprop.concepts.pruning import _split, _target
 from relprop.errors import InputError
-from relprop.explain import LRP, Explanation
+from relprop.explain import LRP, Explanation, check_lrp
 from relprop.extras import require
 from relprop.progress import track
 from relprop.units import Channels, Units, as_units
@@ -195,6 +195,7 @@ def reference_samples(
     Raises:
         InputError: for no data, or batches without labels where they are the target.
     """
+    check_lrp(lrp, "reference_samples")
     if by not in ("relevance", "activation"):
         raise InputError(f'by must be "relevance" or "activation", got {by!r}')
     if type(count) is not int or count < 1:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from relprop.errors import InputError, RelpropError
-from relprop.explain import LRP
+from relprop.explain import LRP, check_lrp
 from relprop.explain.inputs import names, rebuild
 from relprop.explain.seed import main_output
 
@@ -148,6 +148,8 @@ def bilrp(
     Raises:
         InputError: for inputs of more than one sample, embeddings of different sizes, or a zero vector's cosine.
     """
+    for one in _both(lrp):
+        check_lrp(one, "bilrp")
     if similarity not in ("dot", "cosine"):
         raise InputError(f'similarity must be "dot" or "cosine", got {similarity!r}')
     if method not in ("auto", "entries", "parts"):

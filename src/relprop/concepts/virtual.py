@@ -12,7 +12,6 @@ so relevance in the basis sums to the same value, and shows what no single sampl
 
 from __future__ import annotations
 
-import inspect
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +21,8 @@ from torch import Tensor, nn
 
 from relprop.concepts.within import Within
 from relprop.errors import InputError
-from relprop.explain import LRP, Explanation
+from relprop.explain import KEYWORDS, LRP, Explanation, check_lrp
 from relprop.record.nodes import NODES
-
-#: What belongs to `LRP.explain`, not to the model.
-_OPTIONS = frozenset(inspect.signature(LRP.explain).parameters)
 
 
 @dataclass(frozen=True)
@@ -234,12 +230,15 @@ def explain_in(basis: Basis, lrp: LRP, x: Tensor, *args: Any, **options: Any) ->
         InputError: for an `x` that is no floating tensor with a batch axis or that does not fit the basis, and for
             rules that give relevance to zeros where `x` has them.
     """
+    if not isinstance(basis, Basis):
+        raise InputError(f"a basis is DFT(), STFT(n_fft), Matrix(A) or a Basis of your own, got {basis!r}")
+    check_lrp(lrp, "explain_in")
     if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()) or x.ndim < 2:
         seen = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"a basis is for a floating input with an axis of samples, got {seen}")
     if x.dtype in (torch.float16, torch.bfloat16):
         raise InputError(f"a basis is not found in {x.dtype}: explain in float32 (model.float(), x.float())")
-    kwargs = {k: v for k, v in options.items() if k not in _OPTIONS}
+    kwargs = {k: v for k, v in options.items() if k not in KEYWORDS}
     composite = lrp.composite_for(x, *args, **kwargs)
     if composite.carries() != "nowhere" and bool((x == 0).any()):
         raise InputError(

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from relprop.concepts.within import Within
 from relprop.errors import InputError
-from relprop.explain import LRP, Audit
+from relprop.explain import LRP, Audit, check_lrp
 
 _MOST = 200_000  # walks that are enumerated
 _BYTES = 4 * 2**30  # of the blocks together
@@ -277,6 +277,7 @@ def walk_relevance(
     Raises:
         InputError: for no layers, or tensors there that do not hold as many nodes as `x`.
     """
+    check_lrp(lrp, "walk_relevance")
     layers = (layers,) if isinstance(layers, str) else tuple(layers)
     if not layers:
         raise InputError("layers is empty: name the places where node features stand, one for each interaction")

@@ -245,6 +245,17 @@ class LRP:
         return self._totals[key]
 
 
+def check_lrp(given: Any, asked: str, how: str = "LRP(model, composite)") -> LRP:
+    """What a function was given as its `LRP`. Raises `InputError` for anything else, a bare model too: its rules are
+    to be said.
+
+    asked, how  what was called, and how one is made for it
+    """
+    if isinstance(given, LRP):
+        return given
+    raise InputError(f"{asked} takes an LRP, got {type(given).__name__}: {how}")
+
+
 #: The keywords of `LRP.explain`; all others are the model's.
 KEYWORDS = frozenset(p.name for p in inspect.signature(LRP.explain).parameters.values() if p.kind is p.KEYWORD_ONLY)
 

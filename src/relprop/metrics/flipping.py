@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from relprop.errors import InputError, nearest
+from relprop.explain import LRP, Explanation
 from relprop.progress import track
 
 Model = Callable[[Tensor], Any]
+Given = Tensor | Explanation
 Order = Literal["most", "least", "random"]
 Score = Literal["probability", "logit"] | Callable[[Tensor], Tensor]
 Baseline = float | Tensor | Literal["mean"] | Callable[[Tensor], Tensor]
@@ -80,11 +82,11 @@ class Gain(NamedTuple):
 
 
 def flipping_curve(
-    model: Model, x: Tensor, relevance: Tensor, target: Any = None, order: Order = "most", **options: Any
+    model: Model, x: Tensor, relevance: Given, target: Any = None, order: Order = "most", **options: Any
 ) -> Tensor:
     """The output along the way as features are taken away, [N, steps + 1]: untouched first, all gone last.
 
-    relevance  of x's shape, or with one channel or none
+    relevance  of x's shape, or with one channel or none; or an explanation of x
     target     an index, or one a sample; None: the predicted class
     order      "most" relevant first (a good explanation falls fast), "least" first, or "random"
     options    see `Flipping`
@@ -98,7 +100,7 @@ def flipping_curve(
     return scores[0]
 
 
-def area_between_curves(model: Model, x: Tensor, relevance: Tensor, target: Any = None, **options: Any) -> Tensor:
+def area_between_curves(model: Model, x: Tensor, relevance: Given, target: Any = None, **options: Any) -> Tensor:
     r"""The area between the curves least-relevant-first and most-relevant-first, [N]: higher is better, 0 is chance.
 
         mean over steps of  ( f(least first) - f(most first) )
@@ -111,7 +113,7 @@ def area_between_curves(model: Model, x: Tensor, relevance: Tensor, target: Any 
 
 
 def symmetric_relevance_gain(
-    model: Model, x: Tensor, relevance: Tensor, target: Any = None, *, parts: bool = False, **options: Any
+    model: Model, x: Tensor, relevance: Given, target: Any = None, *, parts: bool = False, **options: Any
 ) -> Tensor | Gain:
     r"""The gain over a random order in both directions, [N]: higher is better, 0 is chance.
 
@@ -134,9 +136,11 @@ def symmetric_relevance_gain(
 
 
 def _curves(
-    model: Model, x: Tensor, relevance: Tensor, target: Any, orders: Sequence[Order], how: Flipping
+    model: Model, x: Tensor, relevance: Any, target: Any, orders: Sequence[Order], how: Flipping
 ) -> list[Tensor]:
     """One curve for each order, [N, steps + 1] each."""
+    relevance = relevance.relevance if isinstance(relevance, Explanation) else relevance
+    _check_given(model, x, relevance)
     channel = _channel(x, how.channels)
     importance = _importance(x, relevance, channel, how.patch)
     filled = _baseline(x, how.baseline, channel)
@@ -183,6 +187,14 @@ def _run(
         scores.append(out.gather(1, chosen[index, None]))
     every = torch.cat(scores) if scores else x.new_zeros(0, 1)
     return list(every.reshape(len(counts), n, 1).unbind(0)) if counts else []
+
+
+def _check_given(model: Any, x: Any, relevance: Any) -> None:
+    if isinstance(model, LRP) or not callable(model):
+        raise InputError(f"a metric takes the model itself, got {type(model).__name__}")
+    for name, given in (("x", x), ("relevance", relevance)):
+        if not isinstance(given, Tensor):
+            raise InputError(f"{name} must be a tensor, got {type(given).__name__}: torch.as_tensor(...) makes one")
 
 
 def _channel(x: Tensor, asked: int | str | None) -> int | None:

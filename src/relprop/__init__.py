@@ -28,6 +28,7 @@ captum        Captum's calls under a short name
 tabular       rows of a table, by the names of its columns
 tuning        rules that do best by a metric
 cli           the relprop command
+__main__      the same as python -m relprop
 """
 
 from relprop.composite import Composite

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from relprop.composite import Decision
+from relprop.errors import InputError, nearest
 from relprop.site import Site
+
+_WIDE = 60  # letters of a reason that are printed
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,12 @@ class Plan:
         return len(self.sites)
 
     def rule(self, path: str) -> str:
-        """The rule at the first site in a module."""
-        return next(str(d.rule) for s, d in self if path in s.paths)
+        """The rule at the first site in a module. Raises `InputError` where none ran."""
+        found = next((str(d.rule) for s, d in self if path in s.paths), None)
+        if found is None:
+            known = dict.fromkeys(p for site in self.sites for p in site.paths)
+            raise InputError(f"no operation ran in a module named {path!r}{nearest(path, known)}")
+        return found
 
     def rows(self) -> list[tuple[str, str, str, str]]:
         """(site, kind, rule, why) for every site."""
@@ -68,7 +75,12 @@ class Plan:
 
     def __str__(self) -> str:
         header = ("site", "kind", "rule", "why")
-        table: Sequence[tuple[str, ...]] = [header, *self.rows()]
+        table: Sequence[tuple[str, ...]] = [header, *((*row[:3], _shortened(row[3])) for row in self.rows())]
         widths = [max(len(row[i]) for row in table) for i in range(3)]
         lines = ["  ".join([*(row[i].ljust(widths[i]) for i in range(3)), row[3]]).rstrip() for row in table]
         return "\n".join([self.composite, *lines, *self._footer()])
+
+
+def _shortened(why: str) -> str:
+    """A reason that fits on a line: some presets' selectors list many names. `rows` has it whole."""
+    return why if len(why) <= _WIDE else f"{why[: _WIDE - 4]} ..."

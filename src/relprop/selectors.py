@@ -295,7 +295,7 @@ class FirstN(Positional):
         super().__post_init__()
         _check_position(self, "n", self.n)
         if self.n < 0:
-            raise SelectorError(f"FirstN: n must not be negative, got {self.n}: the last ones are Range({self.n}, None)")
+            raise SelectorError(f"FirstN: n must not be negative, got {self.n}; the last are Range({self.n}, None)")
 
     def bounds(self, total: int | None) -> tuple[int, int]:
         return 0, self.n

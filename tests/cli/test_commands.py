@@ -321,3 +321,12 @@ def test_it_runs_as_a_command_and_as_a_module() -> None:
     command = str(Path(sys.executable).parent / "relprop")
     done = subprocess.run([command, "explain", "no.png"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stdout == ""
+
+
+def test_the_package_runs_as_the_command() -> None:
+    """Where the script is not on the path."""
+    said = subprocess.run(
+        [sys.executable, "-m", "relprop", "plan", "--model", "nothing"], capture_output=True, text=True, timeout=120
+    )
+    assert said.returncode == 2 and said.stdout == ""
+    assert said.stderr.startswith("relprop: unknown model 'nothing'") and said.stderr.count("\n") == 1

@@ -244,3 +244,13 @@ def test_metrics_take_a_model_and_tensors() -> None:
     with pytest.raises(rp.InputError, match="relevance must be a tensor, got ndarray"):
         m.symmetric_relevance_gain(model, X, e.relevance.numpy())
     torch.testing.assert_close(m.flipping_curve(model, X, e), m.flipping_curve(model, X, e.relevance))
+
+
+def test_a_plan_says_where_nothing_ran_and_keeps_to_its_lines() -> None:
+    plan = rp.LRP(Net(), [(rp.Name("dense", *[f"a_long_name_of_nothing.{i}" for i in range(9)]), rp.Epsilon())]).plan(X)
+    assert plan.rule("dense") == "Epsilon()"
+    with pytest.raises(rp.InputError, match=r"no operation ran in a module named 'dens'; nearest names: dense"):
+        plan.rule("dens")
+    (row,) = plan.rows()
+    line = next(line for line in str(plan).splitlines() if line.startswith(row[0]))
+    assert len(row[3]) > 200 and len(line) < 130 and line.endswith(" ...") and row[3][:50] in line

@@ -80,7 +80,7 @@ def test_a_kind_and_a_function_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> N
         (lambda: rp.Index("a"), r"Index: index must be a whole number, got 'a'"),
         (lambda: rp.Index(True), r"Index: index must be a whole number, got True"),
         (lambda: rp.Range(0, 2.5), r"Range: stop must be a whole number, got 2\.5"),
-        (lambda: rp.FirstN(-1), r"FirstN: n must not be negative, got -1: the last ones are Range\(-1, None\)"),
+        (lambda: rp.FirstN(-1), r"FirstN: n must not be negative, got -1; the last are Range\(-1, None\)"),
     ],
 )
 def test_positions_that_are_none(made: Any, message: str) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from relprop.errors import RuleError
 
 HALF = (torch.float16, torch.bfloat16)
+_FULL = (torch.float32, torch.float64)
 
 _TAU = {torch.float64: 2.0**-200, torch.complex128: 2.0**-200, torch.float16: 2.0**-10}
 
@@ -44,12 +45,12 @@ def negative(t: Tensor) -> Tensor:
 
 def dot(x: Tensor, y: Tensor) -> Tensor:
     """Sum of products as a scalar tensor that stays on the device."""
+    if x.dtype != y.dtype or x.dtype not in _FULL:
+        if x.is_complex() or y.is_complex():
+            return (x.conj() * y).real.sum()
+        x, y = x.float(), y.float()
     if x.shape != y.shape:
         x, y = torch.broadcast_tensors(x, y)
-    if x.is_complex() or y.is_complex():
-        return (x.conj() * y).real.sum()
-    if x.dtype != y.dtype or x.dtype in HALF:
-        x, y = x.float(), y.float()
     return torch.dot(x, y) if x.ndim == 1 else torch.dot(x.reshape(-1), y.reshape(-1))
 
 

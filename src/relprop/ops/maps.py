@@ -173,7 +173,9 @@ class Dense(LinearMap):
         return (self.weight.shape[0],) if self.weight.ndim == 2 else ()
 
     def transpose(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
-        return dense(s, w.t(), None) if w.ndim == 2 else s.unsqueeze(-1) * w
+        if w.ndim < 2:
+            return s.unsqueeze(-1) * w
+        return s.matmul(w) if s.is_contiguous() else dense(s, w.t())
 
     def bias_share(self, s: Tensor, b: Tensor) -> Tensor:
         return dot(_by_row(s), b) if b.ndim == 1 else (s * b).sum()

@@ -232,7 +232,7 @@ class Gamma(LinearRule):
         if self.variant == "standard":
             return self._standard(op, a, z, g, books)
         eps = self.quick(op)
-        if eps is not None:
+        if eps is not None and self.gamma > 0:
             one = op.nonneg and op.rectified
             return self._one_map(op, a, z, g, eps, books) if one else self._two_maps(op, a, z, g, eps, books)
         gamma, bias = self.gamma, self._bias(op)
@@ -267,27 +267,31 @@ class Gamma(LinearRule):
         return _through(op, a, z, g, w, b, eps, books)
 
     def _two_maps(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, eps: float, books: Books) -> Tensor:
-        """In general, by |A|: the denominator's size is (1 + gamma/2) |z| + gamma/2 (|A| |a| + |b|), its sign z's."""
+        """In general, by |A|: the denominator's size is (1 + gamma/2) |z| + gamma/2 (|A| |a| + |b|), its sign z's.
+
+        It and all ratios are taken over gamma/2, so that no pass over the weight is needed but |A|'s own.
+        """
         half = self.gamma / 2
-        size = op.derived(f"{half} |w|", lambda w: w.abs().mul_(half))
-        bias = None if op.bias is None else op.bias.abs() * half
+        most, size = (1 + half) / half, z.abs()
+        absolute = op.derived("|w|", torch.abs)
+        bias = None if op.bias is None else op.bias.abs()
 
-        def factor() -> Tensor:
-            den = op.apply(a if op.nonneg else a.abs(), size, _stabilised_bias(op, bias, eps)).to(z.dtype)
-            den.add_(z.abs(), alpha=1 + half)
-            return torch.div(z.abs(), den, out=den)
+        def denominator() -> Tensor:
+            za = op.apply(a if op.nonneg else a.abs(), absolute, _stabilised_bias(op, bias, eps / half))
+            return za.to(z.dtype).add_(size, alpha=most)
 
-        s = _times(op, g, factor)
-        signed = z.sign().mul_(s)
-        share, _ = op.shared(s, op.bias)
+        den = op.remembered("denominator", denominator)
+        signed = torch.div(g, den, out=den if op.memory is None else None)
+        s = size.mul_(signed)
+        signed.mul_(z)
         mirrored_share, total = op.shared(signed, bias)
-        if share is not None and mirrored_share is not None:
-            books.add("bias", (1 + half) * share + mirrored_share)
-        books.add("epsilon", total, eps)
-        mirrored = transpose(op, signed, size, a)
+        if op.bias is not None and mirrored_share is not None:
+            books.add("bias", most * op.bias_share(s, op.bias) + mirrored_share)
+        books.add("epsilon", total, eps / half)
+        mirrored = transpose(op, signed, absolute, a)
         if not op.nonneg:
             mirrored = mirrored.mul_(a.sign())
-        return mirrored.add_(op.pull_back(s.to(a.dtype), a), alpha=1 + half)
+        return mirrored.add_(op.pull_back(s.to(a.dtype), a), alpha=most)
 
     def _settle_shaped(
         self,

@@ -184,6 +184,17 @@ def test_a_failure_of_the_models_own_is_handed_on() -> None:
         rp.LRP(Breaks()).explain(X, [1, 2])
 
 
+def test_a_mapping_of_the_models_own_inputs() -> None:
+    with pytest.raises(rp.InputError, match=r"the model's own inputs, x, mask: .* keywords, explain\(\*\*inputs\)"):
+        rp.LRP(Net()).explain({"x": X, "mask": None})
+    assert rp.LRP(Nested()).explain({"pair": (X, X)}, target=0).audit.balanced  # a model may take one
+
+
+def test_a_class_is_no_model() -> None:
+    with pytest.raises(rp.InputError, match="got the class Net: make one"):
+        rp.LRP(Net)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("targets", [3, []])
 def test_targets_are_several(targets: Any) -> None:
     with pytest.raises(rp.InputError, match=r"targets takes a list of at least one target, got"):

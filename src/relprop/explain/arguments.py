@@ -40,6 +40,11 @@ def refuse_misfit(
         raise InputError(_unknown_keyword(found[1], model, call, own)) from error
     if not args and not kwargs:
         raise InputError(f"{call} was given no input: it takes what the model takes, {_signature(model)}") from error
+    if len(args) == 1 and isinstance(args[0], Mapping) and args[0] and set(args[0]) <= set(_parameters(model)):
+        raise InputError(
+            f"input 0 is a mapping of the model's own inputs, {', '.join(map(str, args[0]))}: hand it on as keywords, "
+            f"{call}(**inputs)"
+        ) from error
     given = [(name, part) for key, value in names(args, kwargs) for name, part in _parts(key, value)]
     arrays = [name for name, part in given if isinstance(part, np.ndarray)]
     if arrays:

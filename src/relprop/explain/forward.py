@@ -266,6 +266,8 @@ def check_model(model: Any) -> nn.Module:
     if compiled is not None and isinstance(model, compiled):
         model = model._orig_mod
     if not isinstance(model, nn.Module):
+        if isinstance(model, type):
+            raise InputError(f"model must be a torch.nn.Module, got the class {model.__name__}: make one, as it is run")
         fitted = "; for an estimator of scikit-learn: relprop.tabular.Explainer" if hasattr(model, "predict") else ""
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}{fitted}")
     if isinstance(model, torch.jit.ScriptModule):

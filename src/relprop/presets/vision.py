@@ -64,16 +64,11 @@ class EpsilonPlus(Preset):
 
 
 @dataclass(frozen=True, repr=False)
-class EpsilonPlusFlat(Preset):
+class EpsilonPlusFlat(EpsilonPlus):
     """EpsilonPlus with the flat rule on the entry. [Kohlbrenner et al. 2020; Lapuschkin et al. 2019]"""
 
-    epsilon: Epsilons = 1e-6
-    stabiliser: Epsilons = 1e-6
-    bias: Bias = "absorb"
-
     def make(self) -> tuple[Row, ...]:
-        rest = EpsilonPlus(self.epsilon, self.stabiliser, self.bias).rows
-        return ((Entry(LINEAR_MAPS), Flat(self.stabiliser)), *rest)
+        return ((Entry(LINEAR_MAPS), Flat(self.stabiliser)), *super().make())
 
 
 @dataclass(frozen=True, repr=False)
@@ -122,16 +117,11 @@ class EpsilonAlpha2Beta1(Preset):
 
 
 @dataclass(frozen=True, repr=False)
-class EpsilonAlpha2Beta1Flat(Preset):
+class EpsilonAlpha2Beta1Flat(EpsilonAlpha2Beta1):
     """EpsilonAlpha2Beta1 with the flat rule on the entry. [Kohlbrenner et al. 2020]"""
 
-    epsilon: Epsilons = 1e-6
-    stabiliser: Epsilons = 1e-6
-    bias: Bias = "absorb"
-
     def make(self) -> tuple[Row, ...]:
-        rest = EpsilonAlpha2Beta1(self.epsilon, self.stabiliser, self.bias).rows
-        return ((Entry(LINEAR_MAPS), Flat(self.stabiliser)), *rest)
+        return ((Entry(LINEAR_MAPS), Flat(self.stabiliser)), *super().make())
 
 
 @dataclass(frozen=True, repr=False)

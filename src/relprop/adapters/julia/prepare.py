@@ -7,6 +7,7 @@ are, and explaining the copy gives what explaining the model gives.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,12 +23,18 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 def flatten_model(model: nn.Module) -> nn.Module:
     """A copy in which no `nn.Sequential` lies directly in another."""
-    return _flatten(copy.deepcopy(model))
+    return _changed(copy.deepcopy(model), _flatten)
+
+
+def _changed(module: nn.Module, change: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """What `change` makes of every module in it, the innermost first, and of itself."""
+    for name, child in list(module.named_children()):
+        setattr(module, name, _changed(child, change))
+    return change(module)
 
 
 def _flatten(module: nn.Module) -> nn.Module:
-    for name, child in list(module.named_children()):
-        setattr(module, name, _flatten(child))
+    """A Sequential without others directly in it."""
     if type(module) is not nn.Sequential:
         return module
     parts: list[nn.Module] = []
@@ -60,7 +67,9 @@ def canonize(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
         for conv, norm in _running_pairs(model, args, kwargs):
             _replace(made, conv, fuse(made.get_submodule(conv), made.get_submodule(norm)))
             _replace(made, norm, nn.Identity())
-    return _merge(_flatten(_split(made)))
+    for change in (_split, _flatten, _merge):
+        made = _changed(made, change)
+    return made
 
 
 def _running_pairs(model: nn.Module, args: Any, kwargs: Any) -> list[tuple[str, str]]:
@@ -81,9 +90,7 @@ def _replace(model: nn.Module, path: str, new: nn.Module) -> None:
 
 
 def _split(module: nn.Module) -> nn.Module:
-    """LayerNorms with an affine part become a LayerNorm without and a Scale."""
-    for name, child in list(module.named_children()):
-        setattr(module, name, _split(child))
+    """A LayerNorm with an affine part becomes one without and a Scale."""
     if isinstance(module, nn.LayerNorm) and module.weight is not None:
         norm = nn.LayerNorm(module.normalized_shape, module.eps, elementwise_affine=False)
         return nn.Sequential(norm, Scale(module.weight, module.bias)).train(module.training)
@@ -91,9 +98,7 @@ def _split(module: nn.Module) -> nn.Module:
 
 
 def _merge(module: nn.Module) -> nn.Module:
-    """Merge neighbours in every Sequential."""
-    for name, child in list(module.named_children()):
-        setattr(module, name, _merge(child))
+    """A Sequential with its batch norms merged into the maps before them."""
     if type(module) is not nn.Sequential:
         return module
     parts: list[nn.Module] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, ClassVar
 
 from relprop.errors import SelectorError, nearest
 from relprop.ops import TABLE, Op
@@ -21,7 +21,12 @@ KINDS = (
 
 
 class Selector:
-    """Base of all selectors. Combine them with `&`, `|` and `~`."""
+    """Base of all selectors. Combine them with `&`, `|` and `~`.
+
+    static  whether a site's names, kind and module alone tell if it matches, whenever it runs: then it is asked once
+    """
+
+    static: ClassVar[bool] = False
 
     def matches(self, site: Site) -> bool:
         raise NotImplementedError
@@ -51,6 +56,7 @@ class Selector:
 
 @dataclass(frozen=True)
 class And(Selector):
+    static: ClassVar[bool] = True
     left: Selector
     right: Selector
 
@@ -66,6 +72,7 @@ class And(Selector):
 
 @dataclass(frozen=True)
 class Or(Selector):
+    static: ClassVar[bool] = True
     left: Selector
     right: Selector
 
@@ -81,6 +88,7 @@ class Or(Selector):
 
 @dataclass(frozen=True)
 class Not(Selector):
+    static: ClassVar[bool] = True
     inner: Selector
 
     def matches(self, site: Site) -> bool:
@@ -97,6 +105,7 @@ class Not(Selector):
 class Name(Selector):
     """Sites in modules whose path matches one of the patterns: `Name("features.*")`; `*` also matches dots."""
 
+    static: ClassVar[bool] = True
     patterns: tuple[str, ...]
 
     def __init__(self, *patterns: str) -> None:
@@ -115,6 +124,7 @@ class Name(Selector):
 class Type(Selector):
     """Sites in modules of these classes: `Type(nn.Conv2d)`."""
 
+    static: ClassVar[bool] = True
     types: tuple[type, ...]
 
     def __init__(self, *types: type) -> None:
@@ -140,6 +150,7 @@ class Kind(Selector):
     that has it as its class attribute, and a function of your own once it is registered.
     """
 
+    static: ClassVar[bool] = True
     kinds: tuple[str, ...]
 
     def __init__(self, *kinds: str) -> None:
@@ -328,6 +339,8 @@ class Last(Positional):
 class All(Selector):
     """Every site."""
 
+    static: ClassVar[bool] = True
+
     def matches(self, site: Site) -> bool:
         return True
 
@@ -337,6 +350,7 @@ class Census:
 
     counted       what positional selectors count
     entries       the selectors of entries
+    static        whether all are
     needs_totals  whether some count from the end
     residual      whether some ask which sums are residual
     naming        of each, whether it names a kind
@@ -346,6 +360,7 @@ class Census:
         every = [s for selector in selectors for s in selector.walk()]
         self.counted = tuple(dict.fromkeys(s.inner for s in every if isinstance(s, Positional)))
         self.entries = tuple(dict.fromkeys(s for s in every if isinstance(s, Entry)))
+        self.static = all(s.static for s in every)
         self.needs_totals = any(isinstance(s, Positional) and s.from_end() for s in every)
         self.residual = any(isinstance(s, Kind) and "residual" in s.kinds for s in every)
         self.naming = tuple(s.names_kind() for s in selectors)

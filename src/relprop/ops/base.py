@@ -73,6 +73,8 @@ class Op:
     degree_one: bool = False
     #: Relevance may stand on zeros here (a rule above gives relevance to zeros).
     carrying: bool = False
+    #: The linear map that made the operand, where this call is a batch norm that joins it.
+    merged_into: Any = None
     #: Its own `pull` does the work, also where torch's gradient would do.
     explicit: bool = False
 

@@ -208,8 +208,10 @@ def _sum(call: Call, x: Any, y: Any, factor_x: float, factor_y: float) -> Op | N
             return attach(call, root)
         made = Sum((factor_x, factor_y))
         made.operands, made.run = (x, y), call.run
-        made.fact = Fact() if root is None else stemmed(call, Fact(), root)
-        made.fact.nonneg = factor_x > 0 and factor_y > 0 and _nonneg(call, x) and _nonneg(call, y)
+        nonneg = factor_x > 0 and factor_y > 0 and _nonneg(call, x) and _nonneg(call, y)
+        if nonneg or root is not None:
+            made.fact = Fact() if root is None else stemmed(call, Fact(), root)
+            made.fact.nonneg = nonneg
         return made
     moving, constant, f_m, f_c = (x, y, factor_x, factor_y) if call.depends(x) else (y, x, factor_y, factor_x)
     if chained(call, moving) and _scalar(constant):

@@ -172,7 +172,7 @@ def _merged(call: Call, z: Tensor, scale: Tensor, shift: Tensor) -> Op | None:
     if made is None:
         return None
     made.operands, made.run = (operand,), call.run
-    made.merged_into = producer  # type: ignore[attr-defined]
+    made.merged_into = producer
     made.shift = shift  # type: ignore[attr-defined]
     return made
 

@@ -56,11 +56,13 @@ def chain_root(call: Call, tensor: Tensor) -> Tensor:
 
 def common_root(call: Call, x: Tensor, y: Tensor) -> Tensor | None:
     """The nearest tensor that both stem from by elementwise calls, or None."""
-    ours = list(ancestors(call, x))
-    for candidate in ancestors(call, y):
-        if any(candidate is a for a in ours):
-            return candidate
-    return None
+    if x is y:
+        return x
+    known, others = call.fact(x), call.fact(y)
+    if not (known is not None and known.stem) and not (others is not None and others.stem):
+        return None
+    ours = {id(a) for a in ancestors(call, x)}
+    return next((a for a in ancestors(call, y) if id(a) in ours), None)
 
 
 def stemmed(call: Call, fact: Fact, parent: Tensor) -> Fact:

@@ -49,7 +49,14 @@ def _first(call: Call) -> Any:
 def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
-    return [t for item in value for t in _tensors(item)] if isinstance(value, (list, tuple)) else []
+    found: list[Tensor] = []
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            if isinstance(item, Tensor):
+                found.append(item)
+            elif isinstance(item, (list, tuple)):
+                found += _tensors(item)
+    return found
 
 
 def _kept(call: Call, *tensors: Any) -> Fact:
@@ -60,12 +67,14 @@ def _kept(call: Call, *tensors: Any) -> Fact:
 
 @op(*MOVES)
 def move(call: Call) -> Native:
-    tensors = _tensors(list(call.args)) or _tensors(list(call.kwargs.values()))
-    moving = [t for t in tensors if call.depends(t)]
-    fact = _kept(call, *moving)
-    known = call.fact(moving[0]) if moving else None
-    if known is not None:
-        fact.gate, fact.inverse = known.gate, known.inverse
+    tensors = _tensors(call.args) or _tensors(tuple(call.kwargs.values()))
+    known = [call.fact(t) for t in tensors if call.depends(t)]
+    first = known[0] if known else None
+    if first is None:
+        return Native()
+    fact = Fact()
+    fact.nonneg = all(k is not None and k.nonneg for k in known)
+    fact.gate, fact.inverse = first.gate, first.inverse
     return Native(fact=fact)
 
 

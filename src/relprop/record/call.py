@@ -21,7 +21,7 @@ _FIRST = ("self", "x", "tensor")
 class SeenCall:
     """A call with its arguments, and what the recorder knows about its tensors."""
 
-    __slots__ = ("_recorder", "args", "func", "kwargs", "name")
+    __slots__ = ("_facts", "_graph", "_recorder", "args", "func", "kwargs", "name")
 
     def __init__(
         self,
@@ -32,14 +32,15 @@ class SeenCall:
         kwargs: dict[str, Any],
     ) -> None:
         self._recorder, self.func, self.name, self.args, self.kwargs = recorder, func, name, args, kwargs
+        self._graph, self._facts = recorder.graph, recorder.facts
 
     def depends(self, value: Any) -> bool:
         """Whether the value depends on the input."""
-        return isinstance(value, torch.Tensor) and self._recorder.graph.depends(value)
+        return isinstance(value, torch.Tensor) and self._graph.depends(value)
 
     def constant(self, tensor: Tensor) -> Tensor:
         """The values of a tensor, through which no relevance passes."""
-        return self._recorder.graph.constant(tensor)
+        return self._graph.constant(tensor)
 
     @property
     def path(self) -> str:
@@ -51,7 +52,7 @@ class SeenCall:
         return self._recorder.scope.module
 
     def fact(self, tensor: Tensor) -> Fact | None:
-        return self._recorder.facts.get(tensor) if isinstance(tensor, torch.Tensor) else None
+        return self._facts.get(tensor) if isinstance(tensor, torch.Tensor) else None
 
     def bind(self, names: str, **defaults: Any) -> list[Any]:
         """The arguments under these names, by position or keyword."""

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from relprop.record.nodes import NODES
 
+#: The key under which a node tells that a recorded call made it: the number of that call's first node.
 MARK = "relprop"
 
 #: Nodes that are of degree one whoever made them: they move, select, average or add.
@@ -51,29 +52,32 @@ def bare(name: str) -> str:
 
 def walk(outputs: Iterable[Tensor]) -> tuple[list[Unknown], int]:
     """The nodes without a rule, and how many nodes there are in all."""
-    stack = [t.grad_fn for t in outputs if t.grad_fn is not None]
-    seen: set[Any] = set()
+    seen: set[Any] = {t.grad_fn for t in outputs if t.grad_fn is not None}
+    stack: list[Any] = [(node, None) for node in seen]
     unknown: list[Unknown] = []
     while stack:
-        node: Any = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if not hasattr(node, "visit"):
-            metadata = node.metadata
-            if MARK not in metadata:
-                name = node.name()
-                base = bare(name)
-                if name not in ("torch::autograd::AccumulateGrad", "AccumulateGrad") and base not in FREE:
-                    if getattr(type(node), "_forward_cls", None) is CheckpointFunction:
-                        metadata[MARK] = True  # what it computes again is looked at then
-                    elif NODES.known(node):
-                        NODES.redirect(node)
-                        metadata[MARK] = True
-                    else:
-                        function, path = metadata.get("relprop.origin", ("", ""))
-                        unknown.append(Unknown(name, function, path))
+        node, since = stack.pop()
+        if since is None and not hasattr(node, "visit"):
+            since = node.metadata.get(MARK)
+            if since is None and (found := _judged(node)) is not None:
+                unknown.append(found)
         for below, _ in node.next_functions:
-            if below is not None:
-                stack.append(below)
+            if below is not None and below not in seen:
+                seen.add(below)
+                stack.append((below, since if since is not None and below._sequence_nr() >= since else None))
     return unknown, len(seen)
+
+
+def _judged(node: Any) -> Unknown | None:
+    """A node that no recorded call made."""
+    name = node.name()
+    if name in ("torch::autograd::AccumulateGrad", "AccumulateGrad") or bare(name) in FREE:
+        return None
+    if getattr(type(node), "_forward_cls", None) is CheckpointFunction:
+        return None  # what it computes again is looked at then
+    if NODES.known(node):
+        NODES.redirect(node)
+        node.metadata[MARK] = node._sequence_nr()
+        return None
+    function, path = node.metadata.get("relprop.origin", ("", ""))
+    return Unknown(name, function, path)

@@ -10,28 +10,20 @@ from torch import Tensor
 
 from relprop.ops.base import Fact
 
-_NONE: frozenset[int] = frozenset()
+#: No entry lies below.
+NOTHING: frozenset[int] = frozenset()
 
 
-class _Ref(weakref.ref[Any]):
-    """A weak reference that remembers the place of its tensor."""
+class _Known(weakref.ref[Any]):
+    """A weak reference to a tensor, which remembers its place and what is known."""
 
-    __slots__ = ("place",)
     place: int
-
-
-class _Known:
-    __slots__ = ("fact", "reads", "ref", "seen", "source", "undo", "version")
-
-    def __init__(self, tensor: Tensor, gone: Callable[[Any], None]) -> None:
-        self.ref = _Ref(tensor, gone)
-        self.ref.place = id(tensor)
-        self.version = tensor._version
-        self.fact: Fact | None = None
-        self.reads = 0
-        self.undo: tuple[Callable[[], None], ...] = ()
-        self.seen = _NONE
-        self.source: str | None = None
+    version: int
+    fact: Fact | None = None
+    reads = 0
+    undo: tuple[Callable[[], None], ...] = ()
+    seen = NOTHING
+    source: str | None = None
 
 
 class Facts:
@@ -42,46 +34,58 @@ class Facts:
 
     def __init__(self) -> None:
         self._known: dict[int, _Known] = {}
+        self._read_maps: list[Any] = []
         me = weakref.ref(self)
 
-        def gone(ref: _Ref) -> None:
+        def gone(known: _Known) -> None:
             facts = me()
-            if facts is not None:
-                known = facts._known.get(ref.place)
-                if known is not None and known.ref is ref:
-                    del facts._known[ref.place]
+            if facts is not None and facts._known.get(known.place) is known:
+                del facts._known[known.place]
 
         self._gone = gone
 
     def _find(self, tensor: Tensor) -> _Known | None:
         known = self._known.get(id(tensor))
-        return known if known is not None and known.ref() is tensor else None
+        return known if known is not None and known() is tensor else None
 
     def _make(self, tensor: Tensor) -> _Known:
         known = self._find(tensor)
         if known is None:
-            known = self._known[id(tensor)] = _Known(tensor, self._gone)
+            known = _Known(tensor, self._gone)
+            known.place, known.version = id(tensor), tensor._version
+            self._known[known.place] = known
         return known
 
     def get(self, tensor: Tensor) -> Fact | None:
-        known = self._find(tensor)
-        return known.fact if known is not None and known.version == tensor._version else None
+        known = self._known.get(id(tensor))
+        if known is None or known() is not tensor or known.version != tensor._version:
+            return None
+        return known.fact
 
     def put(self, tensor: Tensor, fact: Fact | None) -> None:
         known = self._make(tensor)
-        if fact is not None and fact.stem and any(link.tensor is tensor for link in fact.stem):
-            fact.stem, fact.chained = (), False  # changed in place: what it stems from is no more
+        for link in fact.stem if fact is not None else ():
+            if fact is not None and link.tensor is tensor:
+                fact.stem, fact.chained = (), False  # changed in place: what it stems from is no more
         known.fact, known.version = fact, tensor._version
 
     def read(self, tensor: Tensor) -> None:
         """A call reads the tensor."""
         known = self._known.get(id(tensor))
-        if known is not None and known.ref() is tensor:
+        if known is not None and known() is tensor:
             known.reads += 1
+            if known.fact is not None and known.fact.producer is not None:
+                self._read_maps.append(known.fact.producer)
             if known.undo:
                 calls, known.undo = known.undo, ()
                 for call in calls:
                     call()
+
+    def loosen(self) -> None:
+        """The call has run that read what linear maps made: unless it was their batch norm, it stands between."""
+        for producer in self._read_maps:
+            producer.loosen()
+        self._read_maps.clear()
 
     def on_next_read(self, tensor: Tensor, undo: Callable[[], None]) -> None:
         """What holds only as long as nobody else reads the tensor."""
@@ -95,7 +99,7 @@ class Facts:
     def seen(self, tensor: Tensor) -> frozenset[int]:
         """The entries that lie between the input and this tensor."""
         known = self._find(tensor)
-        return known.seen if known is not None else _NONE
+        return known.seen if known is not None else NOTHING
 
     def mark_seen(self, tensor: Tensor, seen: frozenset[int]) -> None:
         if seen:

@@ -13,9 +13,11 @@ from relprop.ops.attention import Attention
 from relprop.record.books import Ledger
 from relprop.record.call import SeenCall
 from relprop.record.facts import Facts
-from relprop.record.marks import mark, own
+from relprop.record.marks import mark, own, upcoming
 from relprop.record.step import Step, Visit
 from relprop.rules.base import as_is
+
+_NOTHING: dict[str, Any] = {}
 
 
 class Graph:
@@ -39,35 +41,28 @@ class Graph:
         depends = False
         changed: list[Any] | None = None
         for i, value in enumerate(args):
-            if isinstance(value, torch.Tensor):
-                if value.requires_grad:
-                    if value.is_leaf and not (self.starts_again and self._computed_again_from(value)):
-                        changed = list(args) if changed is None else changed
-                        changed[i] = self._alias(value)
-                    else:
-                        depends = True
-                        self._facts.read(value)
+            if isinstance(value, Tensor):
+                if not value.requires_grad:
+                    continue
+                if value.is_leaf and not (self.starts_again and self._computed_again_from(value)):
+                    changed = list(args) if changed is None else changed
+                    changed[i] = self._alias(value)
+                else:
+                    depends = True
+                    self._facts.read(value)
             elif isinstance(value, (list, tuple)) and value and not isinstance(value[0], (int, float)):
-                inner, _, nested = self.enter(value, {})
+                inner, _, nested = self.enter(value, _NOTHING)
                 depends |= nested
                 if inner is not value:
                     changed = list(args) if changed is None else changed
                     changed[i] = inner
-        for key, value in kwargs.items():
-            if isinstance(value, torch.Tensor):
-                if value.requires_grad:
-                    if value.is_leaf and not (self.starts_again and self._computed_again_from(value)):
-                        kwargs = {**kwargs, key: self._alias(value)}
-                    else:
-                        depends = True
-                        self._facts.read(value)
-            elif isinstance(value, (list, tuple)) and value and isinstance(value[0], torch.Tensor):
-                inner, _, nested = self.enter(value, {})
-                depends |= nested
-                if inner is not value:
-                    kwargs = {**kwargs, key: inner}
         if changed is not None:
             args = type(args)(changed) if type(args) in (list, tuple) else tuple(changed)
+        if kwargs:
+            names = tuple(kwargs)
+            given, _, nested = self.enter(tuple(kwargs.values()), _NOTHING)
+            depends |= nested
+            kwargs = dict(zip(names, given, strict=True))
         return args, kwargs, depends
 
     def _computed_again_from(self, leaf: Tensor) -> bool:
@@ -133,20 +128,20 @@ class Graph:
         share, entry  what its constants absorb, and the books' entry for that
         before        what is done to the gradient first
         """
-        given = (call.args, call.kwargs)
+        since = upcoming()
         result = call.run() if run is None else run(*operands)
         if share is not None or before is not as_is:
-            result = own(result, given)
-        mark(result, given, self._ledger, share, before, entry)
+            result = own(result, (call.args, call.kwargs))
+        mark(result, since, self._ledger, share, before, entry)
         return result
 
     def attended(self, op: Attention, changed: dict[str, Tensor], excess: bool) -> Tensor:
         """The attention kernel on operands that share out their gradients; `excess`: the output's relevance is one."""
+        since = upcoming()
         result = op.kernel(changed)
         value = result.detach()
-        mark(
-            result, tuple(changed.values()), self._ledger, (lambda g: dot(value, g)) if excess else None, entry="excess"
-        )
+        share = (lambda g: dot(value, g)) if excess else None
+        mark(result, since, self._ledger, share, entry="excess")
         return result
 
     def without(self, run: Callable[[], Any]) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 from relprop.ops import Expansion, Native, Op
 from relprop.ops.elementwise import Elementwise, Sum
 from relprop.record.call import SeenCall
-from relprop.record.marks import mark, mark_written
+from relprop.record.marks import mark, mark_written, upcoming
 from relprop.record.tensors import out_of_place
 from relprop.rules.base import as_is
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from relprop.record.recorder import Recorder
 
 #: Calls that replace what stood in their target.
-WRITERS = ("setitem", "copy", "fill", "zero")
+WRITERS = frozenset(("setitem", "copy", "fill", "zero"))
 _PLACERS = frozenset("index_add index_copy index_put index_fill scatter scatter_add masked_scatter put".split())
 #: The functions of torch.nn.functional that take `inplace` last.
 _INPLACE_LAST = frozenset(
@@ -28,7 +28,9 @@ _INPLACE_LAST = frozenset(
 
 
 def is_inplace(call: SeenCall, entry: Any) -> bool:
-    return entry.inplace or entry.name in WRITERS or bool(call.kwargs.get("inplace")) or _positional(call)
+    if entry.inplace or entry.name in WRITERS or (call.kwargs and call.kwargs.get("inplace")):
+        return True
+    return bool(call.args) and call.args[-1] is True and _positional(call)
 
 
 def _positional(call: SeenCall) -> bool:
@@ -134,15 +136,17 @@ def _write_natively(rec: Recorder, call: SeenCall, entry: Any, target: Tensor) -
         rec.facts.mark_seen(target, seen)
         return target
     if share is not None and target._is_view() and rec.graph.depends(target):
+        since = upcoming()
         whole = target.clone()  # a hook on a written view would be lost to who reads its base
         call.func(*(whole if a is target else a for a in call.args), **call.kwargs)
-        mark(whole, (call.args, call.kwargs), rec.ledger, share)
+        mark(whole, since, rec.ledger, share)
         write(rec, target, whole)
         rec.facts.put(target, None)
         rec.facts.mark_seen(target, seen)
         return target
+    since = upcoming()
     result = call.run()
-    mark(target, (call.args, call.kwargs), rec.ledger, share)
+    mark(target, since, rec.ledger, share)
     mark_written(target)
     rec.facts.put(target, None)
     rec.facts.mark_seen(target, seen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from relprop.record.books import Ledger
@@ -13,28 +14,39 @@ from relprop.record.tensors import tensors
 from relprop.rules.base import as_is
 
 Pass = Callable[[Tensor], Tensor]
+#: The number of the node that this thread makes next.
+upcoming: Callable[[], int] = torch._C._autograd._get_sequence_nr
 
 
 def mark(
     result: Any,
-    given: Any,
+    since: int,
     ledger: Ledger,
     share: Pass | None = None,
     before: Pass = as_is,
     entry: str = "constants",
 ) -> None:
-    """Mark the nodes that this call made as ours, and hang its account and its factor before them."""
-    outs = [t for t in tensors(result) if t.grad_fn is not None]
-    stops = {t.grad_fn for t in tensors(given) if t.grad_fn is not None}
-    stack = [t.grad_fn for t in outs]
-    if (share is not None or before is not as_is) and outs:
-        _hang(outs[0].grad_fn, ledger, share, before, entry)
-    while stack:
-        node: Any = stack.pop()
-        if node is None or node in stops or MARK in node.metadata:
-            continue
-        node.metadata[MARK] = True
-        stack.extend(n for n, _ in node.next_functions)
+    """Mark the nodes that a call made as ours, and hang its account and its factor before the first of them.
+
+    since  what `upcoming()` was before the call. The nodes of its results bear it as their mark: those below them with
+           such a number are the call's too
+    """
+    if isinstance(result, Tensor):
+        node: Any = result.grad_fn
+        if node is None:
+            return
+        if node._sequence_nr() >= since:
+            node.metadata[MARK] = since
+    else:
+        nodes: list[Any] = [n for t in tensors(result) if (n := t.grad_fn) is not None]
+        for node in nodes:
+            if node._sequence_nr() >= since:
+                node.metadata[MARK] = since
+        if not nodes:
+            return
+        node = nodes[0]
+    if share is not None or before is not as_is:
+        _hang(node, ledger, share, before, entry)
 
 
 def own(result: Any, given: Any) -> Any:
@@ -68,4 +80,4 @@ def mark_written(target: Tensor) -> None:
     for tensor in (target, target._base):
         if tensor is not None and tensor.grad_fn is not None:
             node: Any = tensor.grad_fn
-            node.metadata[MARK] = True
+            node.metadata.setdefault(MARK, node._sequence_nr())

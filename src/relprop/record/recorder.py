@@ -6,7 +6,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from relprop.record.books import Ledger
 from relprop.record.call import SeenCall
 from relprop.record.captures import Captures
 from relprop.record.checkpoints import REENTRANT, in_reentrant_checkpoint
-from relprop.record.facts import Facts
+from relprop.record.facts import NOTHING, Facts
 from relprop.record.graph import Graph
 from relprop.record.inplace import inplace, is_inplace, write
 from relprop.record.leaves import Leaves
@@ -66,7 +66,7 @@ class Recorder(TorchFunctionMode):
         graph: type[Graph] = Graph,
     ) -> None:
         super().__init__()
-        self.composite = composite
+        self.composite, self.residual = composite, composite.census.residual
         self.store, self.many = store, many
         self.carry = carry or composite.carries()
         self.ledger = Ledger()
@@ -167,21 +167,19 @@ class Recorder(TorchFunctionMode):
 
     def parse(self, entry: Any, call: SeenCall) -> Op | Native | Expansion:
         parsed = entry.parse(call)
-        if self.composite.census.residual and isinstance(parsed, Sum) and parsed.factors == (1.0, 1.0):
+        if self.residual and isinstance(parsed, Sum) and parsed.factors == (1.0, 1.0):
             if residual(*parsed.operands):
                 parsed.kind = "residual"
         return parsed
 
     def carry_out(self, call: SeenCall, parsed: Op | Native | Expansion) -> Any:
-        self.checkpointed = self.checkpointed or self.boxes.elsewhere()
+        if not self.checkpointed:
+            self.checkpointed = self.boxes.elsewhere()
         if isinstance(parsed, Expansion):
             with self:
                 return parsed.run()
         result = self._native(call, parsed) if isinstance(parsed, Native) else self._visit(call, parsed)
-        for operand in call.args:
-            fact = self.facts.get(operand) if isinstance(operand, torch.Tensor) else None
-            if fact is not None and fact.producer is not None:
-                fact.producer.loosen()
+        self.facts.loosen()
         return result
 
     def _native(self, call: SeenCall, native: Native) -> Any:
@@ -217,49 +215,35 @@ class Recorder(TorchFunctionMode):
 
     def _visit(self, call: SeenCall, op: Op) -> Any:
         operands, run = op.take()
-        seen = self.seen(operands, {})
-        merged: Producer | None = getattr(op, "merged_into", None)
-        if merged is not None:
-            site, decision = merged.site, merged.decision
-            site.notes.append(f"with batch norm {self.scope.paths[0]}")
-            del op.merged_into  # type: ignore[attr-defined]
-            op.carrying = merged.op.carrying
-            seen = seen | site.entry
-        elif op.family == "fixed":
-            site, decision = self.sites.here(op.kind, call.name, op.family), Decision(Identity(), "fixed", None)
-            op.carrying = self.sites.carrying(seen)
-        else:
-            site, decision, seen = self.sites.decide(op, call.name, seen)
-        rule = decision.rule
-        if self.captures.weights and isinstance(op, LinearMap):
-            rule = self.captures.weights.watch(op, rule, merged.op if merged is not None else op)
+        site, decision, seen = self._placed(call, op, self.seen(operands, {}))
+        rule, family = decision.rule, op.family
+        if family == "linear" and (self.many or self.store is not None or self.captures.weights):
+            rule = self._keeping(cast(LinearMap, op), rule, site)
         op.bind(rule)
-        if self.store is not None and isinstance(op, LinearMap):
-            op.store = self.store.setdefault((site.paths, site.name, site.call, merged is not None), {})
-        if self.many and isinstance(op, LinearMap):
-            op.memory = {}
         if rule.constant(op):
             return self.graph.without(run)
-        if isinstance(op, Attention):
+        if family == "attention" and isinstance(op, Attention):
             result = self._attend(op, rule, site, operands, call)
             self._note(result, op.fact, seen)
             return self._tap_site(site, result)
-        before = rule.native(op) if op.family != "fixed" and not op.explicit else None
-        if isinstance(rule, Gradient) and not op.degree_one and self.composite.reading == "relevance":
+        before = rule.native(op) if family != "fixed" and not op.explicit else None
+        if not op.degree_one and isinstance(rule, Gradient) and self.composite.reading == "relevance":
             before, op, operands, run = None, *self._called(call, op)
         if before is as_is and call.name == "relu" and (step := self.only_reader(operands[0])) is not None:
             return self._rectify(step, op, operands[0], run, seen)
+        merged: Producer | None = op.merged_into
+        op.merged_into = None
         if before is not None:
             share = _bias_share(op, merged is not None)
             if before is as_is and call.name == "batch_norm":
                 before = _ordered
-            entry = "bias" if isinstance(op, LinearMap) else "constants"
+            entry = "bias" if family == "linear" else "constants"
             result = self.graph.natively(call, run, share=share, before=before, entry=entry)
             merged = None
         else:
             visit = Visit(op, rule, site, self.ledger)
             result = self.graph.step(visit, run, operands)
-        if isinstance(op, LinearMap):
+        if family == "linear" and isinstance(op, LinearMap):
             op.fact = op.fact or Fact()
             if isinstance(result, Tensor):
                 op.fact.producer = Producer(op, site, decision, operands[0]) if merged is None else None
@@ -269,11 +253,34 @@ class Recorder(TorchFunctionMode):
         if merged is not None:
             for capture in merged.captures:
                 result = capture(result)
-        elif op.family != "fixed":
+        elif family != "fixed":
             result = self._tap_site(site, result)
         if call.name in _HEADS and isinstance(result, Tensor) and len(operands) == 1:
             self.head = (weakref.ref(result), operands[0])
         return result
+
+    def _placed(self, call: SeenCall, op: Op, seen: frozenset[int]) -> tuple[Site, Decision, frozenset[int]]:
+        """The call's site with its rule, and the entries that lie below its result."""
+        merged: Producer | None = op.merged_into
+        if merged is not None:
+            merged.site.notes.append(f"with batch norm {self.scope.paths[0]}")
+            op.carrying = merged.op.carrying
+            return merged.site, merged.decision, seen | merged.site.entry
+        if op.family == "fixed":
+            op.carrying = self.sites.carrying(seen)
+            return self.sites.here(op.kind, call.name, op.family), Decision(Identity(), "fixed", None), seen
+        return self.sites.decide(op, call.name, seen)
+
+    def _keeping(self, op: LinearMap, rule: Any, site: Site) -> Any:
+        """What is kept of a map besides: the relevance of its weights, and what further backwards or calls ask for."""
+        merged: Producer | None = op.merged_into
+        if self.captures.weights:
+            rule = self.captures.weights.watch(op, rule, merged.op if merged is not None else op)
+        if self.store is not None:
+            op.store = self.store.setdefault((site.paths, site.name, site.call, merged is not None), {})
+        if self.many:
+            op.memory = {}
+        return rule
 
     def _called(self, call: SeenCall, op: Op) -> tuple[Op, tuple[Tensor, ...], Callable[[], Any]]:
         """A call that its own gradient pulls back, and keeps the books of."""
@@ -344,7 +351,7 @@ class Recorder(TorchFunctionMode):
             )
         return result
 
-    def _whole(self, module: nn.Module, treat: str, args: tuple[Any, ...], output: Any) -> Any:
+    def _whole(self, module: nn.Module, treat: str, args: tuple[Any, ...], since: int, output: Any) -> Any:
         """A module that is registered as one operation."""
         moving = [t for t in tensors(args) if self.graph.depends(t)]
         for tensor in moving:
@@ -355,7 +362,7 @@ class Recorder(TorchFunctionMode):
         name = type(module).__name__
         call = SeenCall(self, module, name, args, {})
         if treat == "gradient":
-            mark(output, args, self.ledger)
+            mark(output, since, self.ledger)
             return output
         if not (isinstance(output, Tensor) and output.shape == moving[0].shape):
             raise RegistryError(
@@ -370,14 +377,19 @@ class Recorder(TorchFunctionMode):
 
     def seen(self, args: Any, kwargs: Any) -> frozenset[int]:
         """The entries that lie below a call with these arguments."""
+        if not self.sites.positions.entries:
+            return NOTHING
         return self.sites.below(t for t in tensors((args, kwargs)) if self.graph.depends(t))
 
     def _note(self, result: Any, fact: Fact | None, seen: frozenset[int]) -> None:
-        for out in tensors(result):
+        if fact is None and not seen:
+            return
+        for out in (result,) if isinstance(result, Tensor) else tensors(result):
             if self.graph.depends(out):
                 if fact is not None:
                     self.facts.put(out, fact)
-                self.facts.mark_seen(out, seen)
+                if seen:
+                    self.facts.mark_seen(out, seen)
 
     def _tap(self, kind: str, paths: tuple[str, ...], value: Any) -> Any:
         tapped = self.captures.tap(kind, paths, value, self.replaying)

@@ -28,6 +28,7 @@ class Boxes:
 
     def __init__(self) -> None:
         self._by_storage: defaultdict[int, list[weakref.ref[Box]]] = defaultdict(list)
+        self._latest: list[weakref.ref[Box]] = []
 
     def hooks(self) -> Any:
         """The context in which every tensor that autograd keeps is put into a box."""
@@ -36,21 +37,29 @@ class Boxes:
     def elsewhere(self) -> bool:
         """Whether what is kept now goes to somebody else: activation checkpointing, offloading."""
         top = torch._C._autograd._top_saved_tensors_default_hooks(True)
-        return top is not None and top[0] != self._pack
+        return top is not None and getattr(top[0], "__self__", None) is not self
 
     def _pack(self, tensor: Tensor) -> Box:
         with torch._C.DisableTorchFunction():  # what autograd keeps is no cut of the model's
             box = Box(tensor.detach())
-        if tensor.layout is torch.strided:
-            self._by_storage[tensor.untyped_storage()._cdata].append(weakref.ref(box))
+        self._latest.append(weakref.ref(box))
         return box
+
+    def _sorted(self) -> defaultdict[int, list[weakref.ref[Box]]]:
+        """The boxes by storage. Few models ask, so those that came since the last time are looked at only now."""
+        latest, self._latest = self._latest, []
+        for reference in latest:
+            box = reference()
+            if box is not None and box.value.layout is torch.strided:
+                self._by_storage[box.value.untyped_storage()._cdata].append(reference)
+        return self._by_storage
 
     def before_write(self, target: Tensor) -> None:
         """The model is about to change `target`: what is kept of its storage is copied first."""
         if target.layout is not torch.strided:
             return
         with torch._C.DisableTorchFunctionSubclass():
-            for reference in self._by_storage.pop(target.untyped_storage()._cdata, ()):
+            for reference in self._sorted().pop(target.untyped_storage()._cdata, ()):
                 box = reference()
                 if box is not None:
                     box.value = box.value.clone()
@@ -59,7 +68,7 @@ class Boxes:
         """How many bytes are kept, each storage counted once. `besides`: tensors that live anyway, such as weights."""
         counted = {t.untyped_storage()._cdata for t in besides if t.layout is torch.strided}
         total = 0
-        for storage, references in self._by_storage.items():
+        for storage, references in self._sorted().items():
             box = next((b for r in references if (b := r()) is not None), None)
             if box is not None and storage not in counted:
                 total += box.value.untyped_storage().nbytes()
@@ -67,11 +76,11 @@ class Boxes:
 
     def kept(self, tensor: Tensor) -> int:
         """How many nodes keep something of the tensor's storage."""
-        return sum(r() is not None for r in self._by_storage.get(tensor.untyped_storage()._cdata, ()))
+        return sum(r() is not None for r in self._sorted().get(tensor.untyped_storage()._cdata, ()))
 
     def stand_in(self, old: Tensor, new: Tensor) -> Callable[[], None]:
         """What is kept of `old` is from now on read from `new`. Returns what takes that back while `old` lives."""
-        boxes = [b for r in self._by_storage.pop(old.untyped_storage()._cdata, ()) if (b := r()) is not None]
+        boxes = [b for r in self._sorted().pop(old.untyped_storage()._cdata, ()) if (b := r()) is not None]
         place = self._by_storage[new.untyped_storage()._cdata]
         for box in boxes:
             box.value = new.detach()

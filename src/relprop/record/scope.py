@@ -13,10 +13,11 @@ from torch.autograd.function import BackwardCFunction
 from torch.nn.modules.batchnorm import _NormBase
 
 from relprop.errors import ModelStateError
+from relprop.record.marks import upcoming
 from relprop.record.nodes import NODES
 
 Tap = Callable[[str, tuple[str, ...], Any], Any]
-Whole = Callable[[nn.Module, str, tuple[Any, ...], Any], Any]
+Whole = Callable[[nn.Module, str, tuple[Any, ...], int, Any], Any]
 
 #: What the nodes of a scripted submodule are said to come from.
 SCRIPTED = "a scripted module"
@@ -26,17 +27,20 @@ class ModuleScope:
     """A context in which `paths` names the running module.
 
     tap    called with "input" or "output", a module's paths and what goes in or out; what it returns is handed on
-    whole  called with a module that is registered as one operation, how it counts, its arguments and its output
+    whole  called with a module that is registered as one operation, how it counts, its arguments, the number of the
+           first node that it can have made, and its output
     inside  the module of that sort that is running, if any: nothing in it is looked at
     """
 
     def __init__(self, model: nn.Module, tap: Tap | None = None, whole: Whole | None = None) -> None:
         self._names = _names(model)
-        self._stack: list[nn.Module] = []
+        self._stack: list[tuple[nn.Module, tuple[str, ...]]] = []
+        #: The names of the innermost running module that belongs to the model.
+        self.paths: tuple[str, ...] = ("",)
         self._thread = threading.get_ident()
         self._tap, self._whole = tap, whole
         self._handles: list[Any] = []
-        self.inside: tuple[nn.Module, str, tuple[Any, ...]] | None = None
+        self.inside: tuple[nn.Module, str, tuple[Any, ...], int] | None = None
 
     def __enter__(self) -> ModuleScope:
         register = torch.nn.modules.module
@@ -52,8 +56,12 @@ class ModuleScope:
     def _enter(self, module: nn.Module, args: Any) -> Any:
         if torch.compiler.is_compiling() or threading.get_ident() != self._thread:
             return None
-        _refuse_tracking(module, self._names)
-        self._stack.append(module)
+        if module.training:
+            _refuse_tracking(module, self._names)
+        self._stack.append((module, self.paths))
+        names = self._names.get(module)
+        if names is not None:
+            self.paths = tuple(names)
         if self._tap is not None and self.inside is None and module in self._names:
             args = self._tap_given(module, args)
         if self._whole is None or self.inside is not None or not NODES.has_modules:
@@ -61,7 +69,7 @@ class ModuleScope:
         treat = NODES.module(module)
         if treat is None:
             return args
-        self.inside = (module, treat, args)
+        self.inside = (module, treat, args, upcoming())
         if treat == "gradient":
             return args
         return tuple(a.detach().clone() if isinstance(a, Tensor) and a.requires_grad else a for a in args)
@@ -71,10 +79,10 @@ class ModuleScope:
             return None
         handed_on = None
         if self.inside is not None and self.inside[0] is module:
-            _, treat, given = self.inside
+            _, treat, given, since = self.inside
             self.inside = None
             if output is not None and self._whole is not None:
-                handed_on = output = self._whole(module, treat, given, output)
+                handed_on = output = self._whole(module, treat, given, since, output)
         elif isinstance(module, torch.jit.ScriptModule) and self.inside is None:
             label(output, args, (SCRIPTED, self.paths[0]))
         elif isinstance(output, Tensor):
@@ -83,7 +91,8 @@ class ModuleScope:
             if isinstance(node, BackwardCFunction) and not hasattr(node, "visit"):
                 node.metadata.setdefault("relprop.origin", ("", self.paths[0]))
         while self._stack:
-            if self._stack.pop() is module:
+            left, self.paths = self._stack.pop()
+            if left is module:
                 break
         if self._tap is not None and output is not None and module in self._names:
             tapped = self._tap("output", tuple(self._names[module]), output)
@@ -103,16 +112,7 @@ class ModuleScope:
 
     @property
     def module(self) -> nn.Module | None:
-        return self._stack[-1] if self._stack else None
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """The names of the innermost running module that belongs to the model."""
-        for module in reversed(self._stack):
-            names = self._names.get(module)
-            if names is not None:
-                return tuple(names)
-        return ("",)
+        return self._stack[-1][0] if self._stack else None
 
 
 def _keywords(module: nn.Module) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _names(model: nn.Module) -> dict[nn.Module, list[str]]:
 
 def _refuse_tracking(module: nn.Module, names: dict[nn.Module, list[str]]) -> None:
     """A norm that would follow its batch's statistics: refused before it runs, for it changes itself."""
-    if module.training and isinstance(module, _NormBase) and module.track_running_stats:
+    if isinstance(module, _NormBase) and module.track_running_stats:
         path = names.get(module, [""])[0]
         raise ModelStateError(
             f"{type(module).__name__} {path!r} is in training mode, on the statistics of the batch: an item's "

@@ -9,12 +9,10 @@ from torch import Tensor
 
 from relprop.composite import Composite, Decision
 from relprop.ops import Op
-from relprop.record.facts import Facts
+from relprop.record.facts import NOTHING, Facts
 from relprop.record.scope import ModuleScope
 from relprop.selectors import Positions
 from relprop.site import Site
-
-_NONE: frozenset[int] = frozenset()
 
 
 class Sites:
@@ -28,14 +26,14 @@ class Sites:
         self.composite, self.carry = composite, carry
         self.positions = Positions(composite.census, totals)
         self._scope, self._facts = scope, facts
-        self._found: list[tuple[Site, Decision]] = []
+        self._found: list[tuple[Site, Decision, bool]] = []
         self._calls: dict[tuple[tuple[str, ...], str], int] = {}
         self._replayed: dict[tuple[tuple[str, ...], str], int] | None = None
         self._memory: dict[tuple[tuple[str, ...], str, int], tuple[Site, Decision, bool]] = {}
         self._all_entries = frozenset(hash(e) for e in self.positions.entries)
 
     def __iter__(self) -> Iterator[tuple[Site, Decision]]:
-        return iter(self._found)
+        return ((site, decision) for site, decision, _ in self._found)
 
     def __len__(self) -> int:
         return len(self._found)
@@ -55,22 +53,22 @@ class Sites:
     def decide(self, op: Op, name: str, seen: frozenset[int]) -> tuple[Site, Decision, frozenset[int]]:
         """The site, its rule, and what lies below its output. A recomputation gets what the first pass gave."""
         site = self.here(op.kind, name, op.family)
-        key = (site.paths, name, site.call)
-        if self._replayed is not None and key in self._memory:
-            site, decision, op.carrying = self._memory[key]
+        if self._replayed is not None and (met := self._memory.get((site.paths, name, site.call))) is not None:
+            site, decision, op.carrying = met
             return site, decision, seen | site.entry
-        op.carrying = self.carrying(seen)
+        if self.carry != "nowhere":
+            op.carrying = self.carrying(seen)
         seen = self.positions.visit(site, seen)
         decision = self.composite.decide(site)
         if site.entry and self.carry == "entry":
             op.carrying = False
-        self._found.append((site, decision))
-        self._memory[key] = (site, decision, op.carrying)
+        self._found.append((site, decision, op.carrying))
         return site, decision, seen
 
     def replay(self) -> None:
         """What is met from now on is computed again."""
         self._replayed = dict(self._calls)
+        self._memory = {(found[0].paths, found[0].name, found[0].call): found for found in self._found}
 
     def carrying(self, seen: frozenset[int]) -> bool:
         """Whether relevance may stand on zeros above which these entries lie."""
@@ -79,7 +77,7 @@ class Sites:
     def below(self, given: Iterable[Tensor]) -> frozenset[int]:
         """The entries that lie between the input and these tensors, those that depend on it."""
         if not self.positions.entries:
-            return _NONE
+            return NOTHING
         if self._replayed is not None:
             return self._all_entries
         return frozenset().union(*(self._facts.seen(t) for t in given))

@@ -51,7 +51,12 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
         x, y = x.float(), y.float()
     if x.shape != y.shape:
         x, y = torch.broadcast_tensors(x, y)
-    return torch.dot(x, y) if x.ndim == 1 else torch.dot(x.reshape(-1), y.reshape(-1))
+    if x.ndim == 1:
+        return torch.dot(x, y)
+    if x.stride() == y.stride() and not x.is_contiguous():  # in the order in which they lie in memory: no copies
+        order = sorted(range(x.ndim), key=x.stride, reverse=True)
+        x, y = x.permute(order), y.permute(order)
+    return torch.dot(x.reshape(-1), y.reshape(-1))
 
 
 def numbers(scalars: Sequence[Tensor]) -> list[float]:

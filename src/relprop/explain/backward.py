@@ -40,13 +40,15 @@ def propagate(
     wanted = {id(leaf.tensor): leaf.tensor for leaf in recorder.leaves}
     wanted |= {id(t): t for t in captures.tensors()}
     grads = descend(recorder, seed, request, wanted, keep)
-    relevance = [_read(recorder, leaf.tensor, grads.get(id(leaf.tensor))) for leaf in recorder.leaves]
     read = {i: _read(recorder, wanted[i], g) for i, g in grads.items()}
+    leaves = [leaf.tensor for leaf in recorder.leaves]
+    relevance = [read[id(t)] if id(t) in read else torch.zeros_like(recorder.graph.values(t)) for t in leaves]
     audit = _balance(forward, seed, relevance, ledger)
     if captures.selecting:
         audit = replace(audit, notes=audit.notes + _unreached(captures))
     further = [leaf.ids is not None and leaf.source is None for leaf in recorder.leaves]
     shown = [n for p in request.places for n in captures.at(p)]
+    values = {i: recorder.graph.values(t) for i, t in wanted.items()} if shown else {}
     return Explanation(
         relevance=_structured(recorder.leaves, relevance, request.wrt, grads if request.stop else None),
         output=forward.output if request.create_graph else detached(forward.output),
@@ -56,7 +58,7 @@ def propagate(
         layers=_layers(captures, shown, read) | (captures.weights.found if captures.weights is not None else {}),
         leaves={leaf.name: r for leaf, r, other in zip(recorder.leaves, relevance, further, strict=True) if other},
         inputs=forward.args[0] if len(forward.args) == 1 and not forward.kwargs else (forward.args, forward.kwargs),
-        activations=_layers(captures, shown, {i: recorder.graph.values(t) for i, t in wanted.items()}, merge=_last),
+        activations=_layers(captures, shown, values, merge=_last),
         gradients=_layers(captures, shown, grads, merge=_last),
         reached=dict(captures.reached),
         at_output=(recorder.graph.values(seed.tensor), seed.g),
@@ -196,15 +198,12 @@ def _reentrant(recorder: Recorder, front: Front, wanted: Sequence[Tensor], keep:
     return grads
 
 
-def _read(recorder: Recorder, tensor: Tensor, g: Tensor | None) -> Tensor:
+def _read(recorder: Recorder, tensor: Tensor, g: Tensor) -> Tensor:
     """From a modified gradient to what the composite's map shows."""
-    values = recorder.graph.values(tensor)
-    if g is None:
-        return torch.zeros_like(values)
     if recorder.composite.reading == "gradient":
         return g
-    if values.is_complex():
-        return (values.conj() * g).real
+    if tensor.is_complex():
+        return (recorder.graph.values(tensor).conj() * g).real
     return _standing(recorder, tensor) * g
 
 
@@ -215,13 +214,15 @@ def _balance(forward: Forward, seed: Seed, relevance: Sequence[Tensor], ledger: 
     """The books of one backward; the device is waited for once."""
     recorder, count = forward.recorder, len(relevance)
     at_output = _standing(recorder, seed.tensor)
-    sums = [dot(at_output, seed.g), dot(at_output.abs(), seed.g.abs())]
-    sums += [r.sum(dtype=None if r.is_complex() else torch.float64) for r in relevance]
-    sums += [r.abs().sum() for r in relevance]
+    wide = torch.promote_types(seed.g.dtype, torch.float32)
+    put_in = (at_output.conj() * seed.g).real if at_output.is_complex() else at_output.to(wide) * seed.g
+    each = (put_in, *relevance)
+    sums = [r.sum(dtype=None if r.is_complex() else torch.float64) for r in each]
+    sums += [torch.linalg.vector_norm(r, 1) for r in each]
     found = numbers(sums)
     inputs: dict[str, float] = {}
     leaves: dict[str, float] = {}
-    for leaf, total in zip(recorder.leaves, found[2 : 2 + count], strict=True):
+    for leaf, total in zip(recorder.leaves, found[1 : 1 + count], strict=True):
         book = inputs if leaf.source is not None or leaf.ids is None else leaves
         name = leaf.source if leaf.source is not None else leaf.name
         book[name] = book.get(name, 0.0) + total
@@ -232,7 +233,7 @@ def _balance(forward: Forward, seed: Seed, relevance: Sequence[Tensor], ledger: 
         inputs=inputs,
         leaves=leaves,
         **booked,
-        scale=_scale(max(found[1], sum(found[2 + count :])), ledger),
+        scale=_scale(max(found[1 + count], sum(found[2 + count :])), ledger),
         tolerance=max(TOLERANCE.get(d, 0.0) for d in dtypes) or TOLERANCE[torch.float32],
         conserving=recorder.composite.reading == "relevance",
         cuts=tuple(recorder.cuts),

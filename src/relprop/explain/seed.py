@@ -110,8 +110,10 @@ def make_seed(
         if not isinstance(seed, str) or seed != "value":
             raise InputError(f"a contrast sets the relevance of every output itself: leave seed out, got {seed!r}")
         return Seed(tensor, target.gradient(values(tensor)), target, note)
-    mask, described = _mask(tensor, target)
-    return Seed(tensor, _gradient(values(tensor), mask, seed, whole=_is_mask(target)), described, note)
+    ones, described = _ones(tensor, target)
+    if isinstance(seed, str) and seed == "value":
+        return Seed(tensor, ones, described, note)
+    return Seed(tensor, _gradient(values(tensor), ones.bool(), seed, whole=_is_mask(target)), described, note)
 
 
 def _is_mask(target: Target) -> bool:
@@ -140,10 +142,10 @@ def _gradient(values: Tensor, mask: Tensor, seed: Any, whole: bool = False) -> T
     return torch.where(mask, 1.0 / nonzero(values), 0.0)
 
 
-def _mask(tensor: Tensor, target: Target) -> tuple[Tensor, Any]:
-    """Which entries of the output are explained."""
-    mask = torch.zeros(tensor.shape, dtype=torch.bool, device=tensor.device)
+def _ones(tensor: Tensor, target: Target) -> tuple[Tensor, Any]:
+    """One at the entries of the output that are explained, zero at the others."""
     shape = tuple(tensor.shape)
+    mask = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
     if target is None:
         if tensor.ndim == 2:
             target = tensor.detach().argmax(1)
@@ -169,14 +171,14 @@ def _mask(tensor: Tensor, target: Target) -> tuple[Tensor, Any]:
         index = tuple(target)
         index = index if len(index) == len(shape) and len(shape) < 2 else (slice(None), *index)
         try:
-            mask[index] = True
+            mask[index] = 1
         except (IndexError, TypeError, ValueError) as error:
             raise InputError(
                 f"target {target!r} does not index an output of shape {shape} (after the batch): {error}"
             ) from None
         return mask, target
     if isinstance(target, slice):
-        mask[:, target] = True
+        mask[:, target] = 1
         return mask, target
     raise InputError(f"target of type {type(target).__name__} is not understood; see LRP.explain for its forms")
 
@@ -189,12 +191,12 @@ def _single(mask: Tensor, target: int, shape: tuple[int, ...]) -> Tensor:
     if not shape:
         if target != 0:
             raise InputError(f"target {target} is out of range: the output is a single value")
-        mask.fill_(True)
+        mask.fill_(1)
         return mask
     size = shape[-1]
     if not -size <= target < size:
         raise InputError(f"target {target} is out of range: the output has {size} entries (shape {shape})")
-    mask[..., target] = True
+    mask[..., target] = 1
     return mask
 
 
@@ -205,7 +207,7 @@ def _by_tensor(mask: Tensor, target: Tensor, shape: tuple[int, ...]) -> Tensor:
             raise InputError(f"a mask must have the output's shape {shape}, got {tuple(target.shape)}")
         if not bool(target.any()):
             raise InputError("the mask is False everywhere: there is nothing to explain")
-        return mask | target
+        return (target | mask.bool()).to(mask.dtype)
     if target.ndim == 0:
         return _single(mask, int(target), shape)
     if len(shape) != 2 or tuple(target.shape) != shape[:1]:
@@ -218,4 +220,4 @@ def _by_tensor(mask: Tensor, target: Tensor, shape: tuple[int, ...]) -> Tensor:
         raise InputError(f"target {classes} is out of range: the output has {shape[1]} classes")
     if min(classes, default=0) < 0:
         target = target.remainder(shape[1])
-    return mask.scatter_(1, target.long().unsqueeze(1), True)
+    return mask.scatter_(1, target.long().unsqueeze(1), 1)

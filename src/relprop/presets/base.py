@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 from relprop.composite import Composite, Row
 
@@ -14,7 +15,7 @@ class Preset(Composite):
     def __post_init__(self) -> None:
         object.__setattr__(self, "_rows", self.make())
 
-    @property
+    @cached_property
     def name(self) -> str:  # type: ignore[override]
         shown = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
         return f"{type(self).__name__}({', '.join(shown)})"

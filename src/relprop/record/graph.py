@@ -14,7 +14,7 @@ from relprop.record.books import Ledger
 from relprop.record.call import SeenCall
 from relprop.record.facts import Facts
 from relprop.record.marks import mark, own, upcoming
-from relprop.record.step import Step, Visit
+from relprop.record.step import Visit, take
 from relprop.rules.base import as_is
 
 _NOTHING: dict[str, Any] = {}
@@ -112,7 +112,7 @@ class Graph:
 
     def step(self, visit: Visit, run: Callable[[], Any], operands: tuple[Tensor, ...]) -> Any:
         """A call whose backward is its rule's."""
-        return Step.run(visit, run, *operands)
+        return take(visit, run, *operands)
 
     def natively(
         self,

@@ -27,7 +27,7 @@ from relprop.record.facts import NOTHING, Facts
 from relprop.record.graph import Graph
 from relprop.record.inplace import inplace, is_inplace, write
 from relprop.record.leaves import Leaves
-from relprop.record.marks import mark
+from relprop.record.marks import mark, upcoming
 from relprop.record.producer import Producer
 from relprop.record.residual import residual
 from relprop.record.saved import Boxes
@@ -120,8 +120,11 @@ class Recorder(TorchFunctionMode):
             return write(self, target, result)
         call = SeenCall(self, func, entry.name, args, kwargs)
         if is_inplace(call, entry):
-            return inplace(self, call, entry)
-        return self.carry_out(call, self.parse(entry, call))
+            result = inplace(self, call, entry)
+        else:
+            result = self.carry_out(call, self.parse(entry, call))
+        self.scope.made = upcoming()
+        return result
 
     # -- calls that take no rule ---------------------------------------------------------------------------------
 

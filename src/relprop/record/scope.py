@@ -29,6 +29,7 @@ class ModuleScope:
     tap    called with "input" or "output", a module's paths and what goes in or out; what it returns is handed on
     whole  called with a module that is registered as one operation, how it counts, its arguments, the number of the
            first node that it can have made, and its output
+    made   the number of the node that follows those which recorded calls made
     inside  the module of that sort that is running, if any: nothing in it is looked at
     """
 
@@ -43,6 +44,7 @@ class ModuleScope:
         self.inside: tuple[nn.Module, str, tuple[Any, ...], int] | None = None
 
     def __enter__(self) -> ModuleScope:
+        self._compiler, self.made = "torch._dynamo" in sys.modules, upcoming()
         register = torch.nn.modules.module
         self._handles.append(register.register_module_forward_pre_hook(self._enter))
         self._handles.append(register.register_module_forward_hook(self._leave, always_call=True))
@@ -53,8 +55,12 @@ class ModuleScope:
             handle.remove()
         self._handles.clear()
 
+    def _elsewhere(self) -> bool:
+        """Whether a compiler is looking on, or another thread runs."""
+        return (self._compiler and torch.compiler.is_compiling()) or threading.get_ident() != self._thread
+
     def _enter(self, module: nn.Module, args: Any) -> Any:
-        if torch.compiler.is_compiling() or threading.get_ident() != self._thread:
+        if self._elsewhere():
             return None
         if module.training:
             _refuse_tracking(module, self._names)
@@ -62,20 +68,21 @@ class ModuleScope:
         names = self._names.get(module)
         if names is not None:
             self.paths = tuple(names)
-        if self._tap is not None and self.inside is None and module in self._names:
-            args = self._tap_given(module, args)
+        given = None
+        if self._tap is not None and self.inside is None and names is not None:
+            given = args = self._tap_given(module, args)
         if self._whole is None or self.inside is not None or not NODES.has_modules:
-            return args
+            return given
         treat = NODES.module(module)
         if treat is None:
-            return args
+            return given
         self.inside = (module, treat, args, upcoming())
         if treat == "gradient":
             return args
         return tuple(a.detach().clone() if isinstance(a, Tensor) and a.requires_grad else a for a in args)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> Any:
-        if torch.compiler.is_compiling() or threading.get_ident() != self._thread:
+        if self._elsewhere():
             return None
         handed_on = None
         if self.inside is not None and self.inside[0] is module:
@@ -83,13 +90,8 @@ class ModuleScope:
             self.inside = None
             if output is not None and self._whole is not None:
                 handed_on = output = self._whole(module, treat, given, since, output)
-        elif isinstance(module, torch.jit.ScriptModule) and self.inside is None:
-            label(output, args, (SCRIPTED, self.paths[0]))
-        elif isinstance(output, Tensor):
-            with torch._C.DisableTorchFunction():  # reading an attribute is no call of the model's
-                node: Any = output.grad_fn
-            if isinstance(node, BackwardCFunction) and not hasattr(node, "visit"):
-                node.metadata.setdefault("relprop.origin", ("", self.paths[0]))
+        elif self.made != upcoming():
+            self._label(module, args, output)
         while self._stack:
             left, self.paths = self._stack.pop()
             if left is module:
@@ -98,6 +100,16 @@ class ModuleScope:
             tapped = self._tap("output", tuple(self._names[module]), output)
             return handed_on if tapped is None else tapped
         return handed_on
+
+    def _label(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Nodes were made that no recorded call made: note where they came from."""
+        if isinstance(module, torch.jit.ScriptModule) and self.inside is None:
+            label(output, args, (SCRIPTED, self.paths[0]))
+        elif isinstance(output, Tensor):
+            with torch._C.DisableTorchFunction():  # reading an attribute is no call of the model's
+                node: Any = output.grad_fn
+            if isinstance(node, BackwardCFunction) and not hasattr(node, "visit"):
+                node.metadata.setdefault("relprop.origin", ("", self.paths[0]))
 
     def _tap_given(self, module: nn.Module, args: Any) -> Any:
         """What a module is given, by position and by keyword."""

@@ -26,20 +26,18 @@ class Visit:
 class Step(torch.autograd.Function):
     """Forward: `run()`, untouched. Backward: the rule's modified gradients of the operands."""
 
-    @classmethod
-    def run(cls, visit: Visit, run: Callable[[], Any], *operands: Tensor) -> Any:
-        """`apply`, without what that does for functorch at every call."""
-        return super(torch.autograd.Function, cls).apply(visit, run, *operands)  # type: ignore[misc]
-
     @staticmethod
     def forward(ctx: Any, visit: Visit, run: Callable[[], Any], *operands: Tensor) -> Any:
         result = run()
-        if isinstance(result, Tensor) and result._is_view():
-            result = _fresh(result, operands)
-        outputs = result if isinstance(result, tuple) else (result,)
-        integers = [o for o in outputs if isinstance(o, Tensor) and not (o.is_floating_point() or o.is_complex())]
-        if integers:
-            ctx.mark_non_differentiable(*integers)
+        if isinstance(result, tuple):
+            outputs: tuple[Any, ...] = result
+            integers = [o for o in outputs if isinstance(o, Tensor) and not (o.is_floating_point() or o.is_complex())]
+            if integers:
+                ctx.mark_non_differentiable(*integers)
+        else:
+            if result._is_view():
+                result = _fresh(result, operands)
+            outputs = (result,)
         ctx.set_materialize_grads(False)
         keep_operands, keep_outputs = (True, True) if visit.ledger.by_site else visit.rule.keeps(visit.op)
         ctx.visit, ctx.count = visit, len(operands)
@@ -62,6 +60,10 @@ class Step(torch.autograd.Function):
             if ledger.by_site:
                 ledger.flow(visit.site, saved[:count], saved[count:], gs, pulled)
         return (None, None, *pulled)
+
+
+#: `Step.apply(visit, run, *operands)`, without what that does for functorch at every call.
+take: Callable[..., Any] = super(torch.autograd.Function, Step).apply
 
 
 def _fresh(view: Tensor, operands: tuple[Tensor, ...]) -> Tensor:

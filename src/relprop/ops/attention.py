@@ -92,15 +92,16 @@ class Weighting(Op):
 class Share(Op):
     """An operand of a fused kernel on its way in: what the kernel's gradient brings back is multiplied by `share`.
 
-    The values' own gradient, before the share, carries all of the output's relevance; what the softmax branch loses
-    of it is booked as excess.
+    What an operand of the softmax gets was not taken from the others: it is excess of less than nothing. Queries and
+    keys get the same amount in all, so that one of them (`times` 2) accounts for both.
     """
 
     family = "fixed"
     kind = "attention"
+    within = True
 
-    def __init__(self, role: str, share: float, rest: float) -> None:
-        self.role, self.share, self.rest = role, share, rest
+    def __init__(self, role: str, share: float, times: float) -> None:
+        self.role, self.share, self.times = role, share, times
 
     def pull(
         self,
@@ -111,9 +112,9 @@ class Share(Op):
         books: Any,
     ) -> tuple[Tensor | None, ...]:
         g = gs[0] if self.share == 1 else gs[0] * self.share
-        if self.rest:
+        if self.times:
             product = _masked_product if self.role == "mask" else dot
-            books.add("excess", product(operands[0], gs[0]), self.rest)
+            books.add("excess", product(operands[0], gs[0]), -self.share * self.times)
         return (g,)
 
 

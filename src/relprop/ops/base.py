@@ -18,6 +18,10 @@ Share = Callable[[Tensor], Tensor]
 """From the gradient `g` at the output to the relevance that a call's constants absorb."""
 
 
+Kept = tuple[Sequence[Tensor | None], Sequence[Tensor | None]]
+"""What the backward is given in the place of operands and outputs."""
+
+
 class Books(Protocol):
     """Where a rule writes down the relevance that does not reach an operand: `times * amount`."""
 
@@ -73,6 +77,8 @@ class Op:
     degree_one: bool = False
     #: Relevance may stand on zeros here (a rule above gives relevance to zeros).
     carrying: bool = False
+    #: It stands for one operand of a site, whose output is accounted for elsewhere.
+    within: bool = False
     #: The linear map that made the operand, where this call is a batch norm that joins it.
     merged_into: Any = None
     #: Its own `pull` does the work, also where torch's gradient would do.
@@ -86,6 +92,14 @@ class Op:
         self.operands, self.run = (), None
         assert run is not None
         return operands, run
+
+    def keep(self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor]) -> Kept:
+        """What `pull` is to be given for operands and outputs: themselves, None, or what stands for them."""
+        of_operands, of_outputs = rule.keeps(self)
+        return (
+            operands if of_operands else (None,) * len(operands),
+            outputs if of_outputs else (None,) * len(outputs),
+        )
 
     def pull(
         self,

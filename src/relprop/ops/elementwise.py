@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from relprop.ops.base import Call, Expansion, Fact, Native, Op
+from relprop.ops.base import Call, Expansion, Fact, Kept, Native, Op
 from relprop.ops.stem import chain_root, chained, common_root, stemmed
 from relprop.ops.table import op
 
@@ -20,10 +19,12 @@ class Elementwise(Op):
     degree_one   f(t x) = t f(x) for t > 0: the native gradient already carries the relevance
     at_zero      the limit of f(x)/x at 0, where f(0) = 0
     ratio        f(x)/x in closed form, where one is known: then `y` need not be kept
+    quotient     f(x)/x from x and y, where it is formed in the forward and kept instead of both
     """
 
     family = "elementwise"
     kind = "activation"
+    quotient: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def __init__(
         self,
@@ -33,6 +34,11 @@ class Elementwise(Op):
         ratio: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.name, self.degree_one, self.at_zero, self.ratio = name, degree_one, at_zero, ratio
+
+    def keep(self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor]) -> Kept:
+        if self.quotient is not None and rule.keeps(self) == (True, False):
+            return (self.quotient(operands[0], outputs[0]),), (None,)
+        return super().keep(rule, operands, outputs)
 
     def pull(
         self,
@@ -65,23 +71,11 @@ _FUNCTIONS: dict[str, tuple[float, bool]] = {
 }  # fmt: skip
 
 
-def _gelu_ratio(call: Call) -> Callable[[Tensor], Tensor]:
-    """`gelu(x) / x`, one half at zero."""
-    approximate = call.bind("input approximate", approximate="none")[1]
-
-    def ratio(x: Tensor) -> Tensor:
-        if torch.is_grad_enabled():  # a quotient has no derivative at zero
-            if approximate == "none":
-                return torch.special.ndtr(x)
-            return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-        return torch.nn.functional.gelu(x, approximate=approximate).div_(x).nan_to_num_(nan=0.5)
-
-    return ratio
-
-
-_RATIOS: dict[str, Callable[[Call], Callable[[Tensor], Tensor]]] = {
-    "silu": lambda call: torch.sigmoid,
-    "gelu": _gelu_ratio,
+#: f(x)/x in closed form.
+_RATIOS: dict[str, Callable[[Tensor], Tensor]] = {"silu": torch.sigmoid}
+#: f(x)/x from x and f(x), where that costs less.
+_QUOTIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "gelu": lambda x, y: (y / x).nan_to_num_(nan=0.5),
 }
 #: The rank of a router among the gates.
 ROUTER = 3
@@ -124,7 +118,9 @@ def function(call: Call) -> Op | Native | Expansion:
     single = root is x
     made = attach(call, root, nonneg, at_zero)
     if single and call.name in _RATIOS:
-        made.ratio = _RATIOS[call.name](call)
+        made.ratio = _RATIOS[call.name]
+    elif single and call.name in _QUOTIENTS:
+        made.quotient = _QUOTIENTS[call.name]
     assert made.fact is not None
     made.fact.gate = 2 if call.name in _GATES else 1 if call.name in _ACTIVATIONS else 0
     made.fact.power = made.fact.power and call.name in (*_POWERS, "clamp", "clamp_min")

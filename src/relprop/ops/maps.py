@@ -169,6 +169,11 @@ class Dense(LinearMap):
         return dense(a, w, b)
 
     @property
+    def rows(self) -> bool:
+        """Whether the bias is told by the rows of a gradient, however they are arranged."""
+        return self.weight.ndim == 2 and self.bias is not None and self.bias.ndim == 1
+
+    @property
     def outputs(self) -> tuple[int, ...]:
         return (self.weight.shape[0],) if self.weight.ndim == 2 else ()
 

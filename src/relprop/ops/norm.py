@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relprop.errors import ModelStateError
-from relprop.numerics import vjp
+from relprop.numerics import dot, vjp
 from relprop.ops.base import Call, Expansion, Fact, Native, Op
 from relprop.ops.elementwise import attach
 from relprop.ops.maps import LinearMap, Scale
@@ -55,14 +55,22 @@ class Norm(Op):
             return torch.rsqrt(wide.var(self.dims, correction=0, keepdim=True) + self.eps).to(x.dtype)
         return torch.rsqrt(wide.square().mean(self.dims, keepdim=True) + self.eps).to(x.dtype)
 
+    def bias_share(self, g: Tensor) -> Tensor:
+        """`sum(g * bias)`."""
+        assert self.bias is not None
+        if self.bias.ndim != 1 or g.shape[-1:] != self.bias.shape:
+            return (g * self.bias).sum()
+        return dot(g.reshape(-1, g.shape[-1]).sum(0), self.bias)
+
     def pull_back(self, g: Tensor, x: Tensor | None) -> Tensor:
         """The transposed map with the statistics held constant: scale, then centre."""
         s = self.grouped(g if self.weight is None else g * self.weight)
         if x is None:
             assert self.inverse is not None
-            s = s * self.inverse.to(g.dtype)
+            inverse = self.inverse.to(g.dtype)
         else:
-            s = s * self.inverse_scale(x)
+            inverse = self.inverse_scale(x)
+        s = s * inverse if self.weight is None or torch.is_grad_enabled() else s.mul_(inverse)
         if self.centred:
             mean = s.mean(self.dims, keepdim=True)
             s = s - mean if torch.is_grad_enabled() else s.sub_(mean)

@@ -55,8 +55,8 @@ class Ledger:
         gs: Sequence[Tensor | None],
         pulled: Sequence[Tensor | None],
     ) -> None:
-        """What came in at a site's outputs and went out at its operands."""
-        if any(t is None for t in operands) or outputs[0] is None:
+        """What came in at a site's outputs and went out at its operands. Without outputs: at one of its operands."""
+        if any(t is None for t in (*operands, *outputs[:1])):
             return
         came = [_relevance(y, g) for y, g in zip(outputs, gs, strict=False) if g is not None and y is not None]
         went = [_relevance(x, g) for x, g in zip(operands, pulled, strict=True) if g is not None and x is not None]
@@ -65,6 +65,12 @@ class Ledger:
         self._sites[site.index]["in"].extend(came)
         self._sites[site.index]["out"].extend(went)
         self.labels[site.index] = site.label
+
+    def came(self, site: Site, amount: Tensor) -> None:
+        """Relevance that came in at a site whose operands are seen one by one."""
+        if self.by_site:
+            self._sites[site.index]["in"].append(amount.detach())
+            self.labels[site.index] = site.label
 
     def worst(self) -> list[tuple[str, float]]:
         """Relevance that vanished or appeared at a site without being written down, worst first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from relprop.record.facts import Facts
 from relprop.record.marks import mark, own, upcoming
 from relprop.record.step import Visit, take
 from relprop.rules.base import as_is
+from relprop.site import Site
 
 _NOTHING: dict[str, Any] = {}
 
@@ -122,26 +124,30 @@ class Graph:
         share: Callable[[Tensor], Tensor] | None = None,
         before: Callable[[Tensor], Tensor] = as_is,
         entry: str = "constants",
+        rows: bool = False,
     ) -> Any:
         """A call whose backward is its own; `run(*operands)` carries it out, if not the call itself.
 
         share, entry  what its constants absorb, and the books' entry for that
+        rows          whether that is told by the rows of the gradient, however they are arranged
         before        what is done to the gradient first
         """
         since = upcoming()
         result = call.run() if run is None else run(*operands)
         if share is not None or before is not as_is:
-            result = own(result, (call.args, call.kwargs))
+            result = own(result, (call.args, call.kwargs), since, rows)
         mark(result, since, self._ledger, share, before, entry)
         return result
 
-    def attended(self, op: Attention, changed: dict[str, Tensor], excess: bool) -> Tensor:
-        """The attention kernel on operands that share out their gradients; `excess`: the output's relevance is one."""
-        since = upcoming()
+    def attended(self, op: Attention, changed: dict[str, Tensor], lost: float, site: Site) -> Tensor:
+        """The attention kernel on operands that share out their gradients; `lost`: the part of the output's relevance
+        that none of them stands for."""
+        since, ledger = upcoming(), self._ledger
         result = op.kernel(changed)
-        value = result.detach()
-        share = (lambda g: dot(value, g)) if excess else None
-        mark(result, since, self._ledger, share, entry="excess")
+        share = None
+        if lost or ledger.by_site:
+            share = partial(_lost, result.detach(), lost, ledger, site)
+        mark(result, since, ledger, share, entry="excess", site=site)
         return result
 
     def without(self, run: Callable[[], Any]) -> Any:
@@ -165,3 +171,9 @@ class Graph:
 
     def check_whole(self, path: str) -> None:
         """A module that is registered as one operation is about to enter. Raises where that cannot be."""
+
+
+def _lost(value: Tensor, part: float, ledger: Ledger, site: Site, g: Tensor) -> Tensor:
+    came = dot(value, g)
+    ledger.came(site, came)
+    return came * part

@@ -12,6 +12,7 @@ from relprop.record.books import Ledger
 from relprop.record.coverage import MARK
 from relprop.record.tensors import tensors
 from relprop.rules.base import as_is
+from relprop.site import Site
 
 Pass = Callable[[Tensor], Tensor]
 #: The number of the node that this thread makes next.
@@ -25,35 +26,53 @@ def mark(
     share: Pass | None = None,
     before: Pass = as_is,
     entry: str = "constants",
+    site: Site | None = None,
 ) -> None:
     """Mark the nodes that a call made as ours, and hang its account and its factor before the first of them.
 
+    site   whose books the account is in too
     since  what `upcoming()` was before the call. The nodes of its results bear it as their mark: those below them with
            such a number are the call's too
     """
-    if isinstance(result, Tensor):
-        node: Any = result.grad_fn
+    made: Any = None
+    for out in (result,) if isinstance(result, Tensor) else tensors(result):
+        node: Any = out.grad_fn
         if node is None:
-            return
+            continue
         if node._sequence_nr() >= since:
             node.metadata[MARK] = since
-    else:
-        nodes: list[Any] = [n for t in tensors(result) if (n := t.grad_fn) is not None]
-        for node in nodes:
-            if node._sequence_nr() >= since:
-                node.metadata[MARK] = since
-        if not nodes:
-            return
-        node = nodes[0]
-    if share is not None or before is not as_is:
-        _hang(node, ledger, share, before, entry)
+            if out._is_view() and (below := _base(out, since)) is not None:
+                below.metadata[MARK] = since  # a write into the view would put another node between
+                node = below
+        made = node if made is None else made
+    if made is not None and (share is not None or before is not as_is):
+        _hang(made, ledger, share, before, entry, site)
 
 
-def own(result: Any, given: Any) -> Any:
-    """A result that may bear a hook: a later write into a view would replace its node, and the hook with it."""
+def own(result: Any, given: Any, since: int, rows: bool) -> Any:
+    """A result that may bear a hook: a later write into a view would replace its node, and the hook with it.
+
+    rows  whether what is hung looks at rows, however they are arranged: then the hook may be hung on what the call made
+          of another shape
+    """
     if not (isinstance(result, Tensor) and result.requires_grad and result._is_view()):
         return result
-    return result if any(result is t for t in tensors(given)) else result.clone()
+    if any(result is t for t in tensors(given)):
+        return result
+    if rows and _base(result, since) is not None and _rows(result) == _rows(result._base):
+        return result
+    return result.clone()
+
+
+def _rows(tensor: Any) -> tuple[int, torch.Size]:
+    return tensor.numel(), tensor.shape[-1:]
+
+
+def _base(view: Tensor, since: int) -> Any:
+    """The node of the tensor that the call made and gives a view of."""
+    base = view._base
+    node: Any = base.grad_fn if base is not None else None
+    return node if node is not None and node._sequence_nr() >= since else None
 
 
 def _hang(
@@ -62,13 +81,14 @@ def _hang(
     share: Pass | None,
     before: Pass,
     entry: str,
+    site: Site | None,
 ) -> None:
     def prehook(grads: Any) -> Any:
         g = grads[0]
         if g is None:
             return None
         if share is not None:
-            ledger.open(None)
+            ledger.open(site)
             ledger.add(entry, share(g))
         return None if before is as_is else (before(g), *grads[1:])
 

@@ -241,7 +241,8 @@ class Recorder(TorchFunctionMode):
             if before is as_is and call.name == "batch_norm":
                 before = _ordered
             entry = "bias" if family == "linear" else "constants"
-            result = self.graph.natively(call, run, share=share, before=before, entry=entry)
+            rows = before is as_is and getattr(op, "rows", False)
+            result = self.graph.natively(call, run, share=share, before=before, entry=entry, rows=rows)
             merged = None
         else:
             visit = Visit(op, rule, site, self.ledger)
@@ -337,17 +338,18 @@ class Recorder(TorchFunctionMode):
             return self.graph.step(Visit(weighting, rule, site, self.ledger), partial(op.kernel, {}), given)
         changed: dict[str, Tensor] = {}
         scores = any(shares.get(role) for role in op.roles if role != "v")
+        pair = {"q", "k"} <= set(op.roles) and shares.get("q") == shares.get("k")
+        times = {"v": 0, "q": 2, "k": 0} if pair else {"v": 0}
         for role, operand in zip(op.roles, operands, strict=True):
             share = shares.get(role, 0.0)
             if not share:
                 changed[role] = self.graph.constant(operand)
                 continue
-            rest = (1 - share if scores else 0.0) if role == "v" else -share
-            visit = Visit(Share(role, share, rest), rule, site, self.ledger)
+            visit = Visit(Share(role, share, times.get(role, 1)), rule, site, self.ledger)
             changed[role] = self.graph.step(visit, partial(operand.view_as, operand), (operand,))
-        # where the values take no share, no operand's accounts for the output
-        alone = scores and ("v" not in op.roles or not shares.get("v"))
-        result = self.graph.attended(op, changed, alone)
+        # the values' relevance is the output's
+        lost = 1 - (shares.get("v", 0.0) if "v" in op.roles else 0.0) if scores else 0.0
+        result = self.graph.attended(op, changed, lost, site)
         if not result.requires_grad and any(t.requires_grad for t in changed.values()):
             raise ModelStateError(
                 f"the attention kernel at {site.label} returned no gradient: choose another by torch.nn.attention."

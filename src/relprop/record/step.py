@@ -39,12 +39,9 @@ class Step(torch.autograd.Function):
                 result = _fresh(result, operands)
             outputs = (result,)
         ctx.set_materialize_grads(False)
-        keep_operands, keep_outputs = (True, True) if visit.ledger.by_site else visit.rule.keeps(visit.op)
         ctx.visit, ctx.count = visit, len(operands)
-        ctx.save_for_backward(
-            *(operands if keep_operands else [None] * len(operands)),
-            *(outputs if keep_outputs else [None] * len(outputs)),
-        )
+        kept = (operands, outputs) if visit.ledger.by_site else visit.op.keep(visit.rule, operands, outputs)
+        ctx.save_for_backward(*kept[0], *kept[1])
         return result
 
     @staticmethod
@@ -58,7 +55,7 @@ class Step(torch.autograd.Function):
             ledger.open(visit.site)
             pulled = visit.op.pull(visit.rule, saved[:count], saved[count:], gs, ledger)
             if ledger.by_site:
-                ledger.flow(visit.site, saved[:count], saved[count:], gs, pulled)
+                ledger.flow(visit.site, saved[:count], () if visit.op.within else saved[count:], gs, pulled)
         return (None, None, *pulled)
 
 

@@ -23,6 +23,7 @@ from relprop.record.graph import Graph
 from relprop.record.step import Visit
 from relprop.record.tensors import function_of, tensors
 from relprop.rules.base import as_is
+from relprop.site import Site
 
 Key = tuple[int, int]
 Pull = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Any]], Sequence[Tensor | None]]
@@ -110,7 +111,7 @@ class Tape(Graph):
             ledger.open(visit.site)
             pulled = visit.op.pull(visit.rule, given, made, gs, ledger)
             if ledger.by_site:
-                ledger.flow(visit.site, given, made, gs, pulled)
+                ledger.flow(visit.site, given, () if visit.op.within else made, gs, pulled)
             return pulled
 
         return self._write(operands, run(), pull)
@@ -123,6 +124,7 @@ class Tape(Graph):
         share: Callable[[Tensor], Tensor] | None = None,
         before: Callable[[Tensor], Tensor] = as_is,
         entry: str = "constants",
+        rows: bool = False,
     ) -> Any:
         """The call's own vector-Jacobian product, of the call alone: its operands may depend on each other."""
         moving = operands or tuple({id(t): t for t in tensors((call.args, call.kwargs)) if self.depends(t)}.values())
@@ -148,7 +150,7 @@ class Tape(Graph):
 
         return self._write(moving, run(*operands) if run is not None else call.run(), pull)
 
-    def attended(self, op: Any, changed: dict[str, Tensor], excess: bool) -> Tensor:
+    def attended(self, op: Any, changed: dict[str, Tensor], lost: float, site: Site) -> Tensor:
         roles = [r for r, t in changed.items() if self.depends(t)]
         ledger, inputs = self._ledger, {**op.inputs, **changed}
 
@@ -158,8 +160,10 @@ class Tape(Graph):
                 return op.kernel(dict(zip(roles, given, strict=True)))
 
         def pull(given: Sequence[Tensor], made: Sequence[Tensor], gs: Sequence[Any]) -> Sequence[Tensor | None]:
-            if excess:
-                ledger.add("excess", dot(made[0].detach(), gs[0]))
+            came = dot(made[0].detach(), gs[0])
+            ledger.came(site, came)
+            ledger.open(site)
+            ledger.add("excess", came, lost)
             return _vjp(again, given, gs)
 
         return self._write(tuple(changed[r] for r in roles), op.kernel(changed), pull)

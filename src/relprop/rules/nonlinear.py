@@ -41,11 +41,13 @@ class Identity(Rule):
         return as_is if isinstance(op, Elementwise) and op.degree_one and not op.carrying else None
 
     def keeps(self, op: Any) -> tuple[bool, bool]:
-        return True, op.carrying or getattr(op, "ratio", None) is None
+        closed = getattr(op, "ratio", None) is not None or getattr(op, "quotient", None) is not None
+        return True, op.carrying or not closed
 
     def elementwise(self, op: Elementwise, x: Tensor, y: Tensor | None, g: Tensor, books: Books) -> Tensor:
         if y is None:
-            assert op.ratio is not None
+            if op.ratio is None:
+                return g * x  # the quotient, which was kept in its place
             ratio = op.ratio(x)
             return g * ratio if torch.is_grad_enabled() or ratio.dtype != g.dtype else ratio.mul_(g)
         if op.carrying:
@@ -111,7 +113,7 @@ class ConstantStatistics(Rule):
 
     def norm(self, op: Norm, x: Tensor | None, y: Tensor, g: Tensor, books: Books) -> Tensor:
         if op.bias is not None:
-            books.add("bias", (g * op.bias).sum())
+            books.add("bias", op.bias_share(g))
         return op.pull_back(g, x)
 
 

@@ -378,7 +378,7 @@ class Positions:
         """Place the site; `seen` are the entries that lie below it. Returns what lies below its output."""
         for inner in self.counted:
             if inner.matches(site):
-                site.positions[inner] = self.counts[inner]
+                site.positions = {**site.positions, inner: self.counts[inner]}
                 self.counts[inner] += 1
                 if inner in self.totals:
                     site.positions[("total", inner)] = self.totals[inner]

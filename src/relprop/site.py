@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+
+#: Few composites count: their sites share this one.
+_NOWHERE: Mapping[object, int] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -28,8 +33,8 @@ class Site:
     index: int
     call: int = 0
     entry: frozenset[int] = frozenset()
-    positions: dict[object, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    positions: Mapping[object, int] = field(default_factory=lambda: _NOWHERE)
+    notes: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:

@@ -267,7 +267,7 @@ class Recorder(TorchFunctionMode):
         """The call's site with its rule, and the entries that lie below its result."""
         merged: Producer | None = op.merged_into
         if merged is not None:
-            merged.site.notes.append(f"with batch norm {self.scope.paths[0]}")
+            merged.site.notes += (f"with batch norm {self.scope.paths[0]}",)
             op.carrying = merged.op.carrying
             return merged.site, merged.decision, seen | merged.site.entry
         if op.family == "fixed":

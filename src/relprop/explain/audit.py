@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -62,9 +63,10 @@ class Audit:
     notes: tuple[str, ...] = ()
     books: dict[int, dict[str, float]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def explained(self) -> float:
-        return sum(self.inputs.values()) + sum(self.leaves.values()) + sum(getattr(self, e) for e in ENTRIES)
+        booked = self.bias + self.epsilon + self.constants + self.excess + self.excluded
+        return sum(self.inputs.values()) + sum(self.leaves.values()) + booked
 
     @property
     def unexplained(self) -> float:

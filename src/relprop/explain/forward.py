@@ -97,8 +97,7 @@ class Forward:
     notes: tuple[str, ...] = field(default=())
 
     def plan(self) -> Plan:
-        sites = tuple(s for s, _ in self.recorder.sites)
-        decisions = tuple(d for _, d in self.recorder.sites)
+        sites, decisions = self.recorder.sites.columns()
         return Plan(self.recorder.composite.name, sites, decisions, tuple(self.recorder.cuts), self.notes)
 
 

@@ -44,6 +44,7 @@ class ModuleScope:
         self.inside: tuple[nn.Module, str, tuple[Any, ...], int] | None = None
 
     def __enter__(self) -> ModuleScope:
+        self._registered = self._whole is not None and NODES.has_modules
         self._compiler, self.made = "torch._dynamo" in sys.modules, upcoming()
         register = torch.nn.modules.module
         self._handles.append(register.register_module_forward_pre_hook(self._enter))
@@ -71,7 +72,7 @@ class ModuleScope:
         given = None
         if self._tap is not None and self.inside is None and names is not None:
             given = args = self._tap_given(module, args)
-        if self._whole is None or self.inside is not None or not NODES.has_modules:
+        if not self._registered or self.inside is not None:
             return given
         treat = NODES.module(module)
         if treat is None:

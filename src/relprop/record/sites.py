@@ -38,6 +38,13 @@ class Sites:
     def __len__(self) -> int:
         return len(self._found)
 
+    def columns(self) -> tuple[tuple[Site, ...], tuple[Decision, ...]]:
+        """All sites, and the decision for each."""
+        if not self._found:
+            return (), ()
+        sites, decisions, _ = zip(*self._found, strict=True)
+        return sites, decisions
+
     def here(self, kind: str, name: str, family: str, count: bool = True) -> Site:
         """The site of a call in the running module; `count`: it is to be the next of its name."""
         paths = self._scope.paths

@@ -145,6 +145,10 @@ def test_of_two_lines_the_inner_one_is_shown_and_then_the_outer_again(terminal: 
     assert not _ours() and not Progress._open
 
 
+def _plan() -> None:
+    rp.LRP(nn.Sequential(Slow(), nn.Linear(3, 2))).plan(torch.ones(1, 3))
+
+
 def _one_target() -> None:
     rp.LRP(nn.Sequential(Slow(), nn.Linear(3, 2))).explain(torch.ones(1, 3), target=0)
 
@@ -182,7 +186,8 @@ class Slow(nn.Module):
 @pytest.mark.parametrize(
     ("work", "text"),
     [
-        (_one_target, "explaining: forward 0 s"),
+        (_one_target, "explain: forward 0 s"),
+        (_plan, "plan: forward 0 s"),
         (_many_targets, "explaining ["),
         (_metric, "taking features away ["),
         (_tuning, "tuning"),
@@ -218,14 +223,14 @@ def test_one_call_says_which_pass_it_is_in(terminal: Terminal, monkeypatch: pyte
 
     rp.LRP(Net()).explain(torch.ones(1, 3), unknown="gradient")
     written = terminal.getvalue()
-    assert 0 < written.index("explaining: forward 0 s") < written.index("explaining: backward 0 s")
+    assert 0 < written.index("explain: forward 0 s") < written.index("explain: backward 0 s")
     assert written.endswith("\r") and not _ours()
 
 
 def test_what_knows_how_far_it_is_stays_when_a_call_inside_does_not(terminal: Terminal) -> None:
     with Progress(total=2) as progress:
         progress.step("pictures")
-        with Progress(text="explaining: forward"):
+        with Progress(text="explain: forward"):
             terminal.wait()
             terminal.wait()
     assert "pictures [1/2]" in terminal.getvalue() and "forward" not in terminal.getvalue()

@@ -87,8 +87,9 @@ def test_a_keyword_that_is_handed_on() -> None:
 
 def test_a_keyword_that_any_model_takes_is_the_models() -> None:
     model = Takes()
-    rp.LRP(model).explain(X, target=0, output_attentions=False)
-    assert model.taken == {"output_attentions": False}
+    given = {"output_attentions": False, "audio": 1, "labels": None, "weights": 2, "state": 3, "player": 4}
+    rp.LRP(model).explain(X, target=0, **given)
+    assert model.taken == given
 
 
 def test_one_that_is_nearly_ours_is_warned_of_at_the_users_line() -> None:

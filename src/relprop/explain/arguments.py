@@ -69,7 +69,7 @@ def warn_of_swallowed(model: nn.Module, own: frozenset[str], kwargs: Mapping[str
 
 @functools.lru_cache(maxsize=256)
 def _mistyped(name: str, own: frozenset[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(name, own, 1, 0.8)), None)
+    return next(iter(difflib.get_close_matches(name, own, 1, 0.85)), None)
 
 
 def _unknown_keyword(name: str, model: nn.Module, call: str, own: Collection[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -61,23 +61,17 @@ class LRP:
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """Which rule each executed site gets, and why. Runs the forward once and propagates nothing."""
-        try:
+        with self._running("plan", (), args, kwargs):
             composite, notes = self._pick(args, kwargs)
             totals = self._count(composite, args, kwargs)
             return record(self.model, composite, args, kwargs, Request(), totals, notes).plan()
-        except Exception as error:
-            refuse_misfit(error, self.model, "plan", (), args, kwargs)
-            raise
 
     def check(self, *args: Any, target: Any = None, **kwargs: Any) -> Coverage:
         """What is covered, before any propagation: sites and their rules, native nodes, nodes without a rule, cuts."""
-        try:
+        with self._running("check", ("target",), args, kwargs):
             composite, notes = self._pick(args, kwargs)
             totals = self._count(composite, args, kwargs)
             return coverage(self.model, composite, args, kwargs, target, totals, notes)
-        except Exception as error:
-            refuse_misfit(error, self.model, "check", ("target",), args, kwargs)
-            raise
 
     def explain(
         self,
@@ -157,16 +151,13 @@ class LRP:
 
     def recorded(self, request: Request, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
         """One forward, ready to be propagated through."""
-        try:
+        with self._running("explain", KEYWORDS, args, kwargs):
             composite, notes = self._pick(args, kwargs)
             totals = self._count(composite, args, kwargs)
             if request.create_graph:  # whatever cannot be explained is found by the graph of the rules
                 plain = replace(request, create_graph=False)
                 check_differentiable(record(self.model, composite, args, kwargs, plain, totals, notes))
             found = record(self.model, composite, args, kwargs, request, totals, notes, self._store)
-        except Exception as error:
-            refuse_misfit(error, self.model, "explain", KEYWORDS, args, kwargs)
-            raise
         warn_of_swallowed(self.model, KEYWORDS, kwargs)
         return found
 
@@ -180,12 +171,10 @@ class LRP:
 
         forward  of this request, where it has been recorded before
         """
-        if forward is None:
-            with Progress(text="explaining: forward"):
-                forward = self.recorded(request, args, kwargs)
+        forward = self.recorded(request, args, kwargs) if forward is None else forward
         pairs = [(i, condition) for i in range(len(forward.seeds)) for condition in request.conditions]
         for k, (i, condition) in enumerate(pairs):
-            with Progress(text="explaining: backward"):
+            with Progress(text="explain: backward"):
                 result = propagate(forward, forward.seeds[i], request, condition, keep=k + 1 < len(pairs))
             sound = finite(result) and (result.audit.balanced or request.lenient)
             if not sound and not request.by_site:  # once more, to name the site
@@ -221,6 +210,16 @@ class LRP:
             yield self
         finally:
             self._store = before
+
+    @contextmanager
+    def _running(self, call: str, own: Collection[str], args: Any, kwargs: Any) -> Iterator[None]:
+        """Around the forward of a call: how long it takes, and what was meant where the model does not take it."""
+        try:
+            with Progress(text=f"{call}: forward"):
+                yield
+        except Exception as error:
+            refuse_misfit(error, self.model, call, own, args, kwargs)
+            raise
 
     def _pick(self, args: Any, kwargs: Any) -> tuple[Composite, tuple[str, ...]]:
         """The user's composite, or one chosen by what runs in the model."""

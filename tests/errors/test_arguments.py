@@ -185,6 +185,16 @@ def test_a_failure_of_the_models_own_is_handed_on() -> None:
         rp.LRP(Breaks()).explain(X, [1, 2])
 
 
+def test_inputs_that_are_too_many_or_too_few() -> None:
+    lrp = rp.LRP(nn.Linear(3, 2))
+    with pytest.raises(rp.InputError, match=r"Linear\.forward\(input\), does not .* too many .* by name, target=281$"):
+        lrp.explain(X, 281)
+    with pytest.raises(rp.InputError, match=r"Net\.forward\(x, mask\), does not .* too many positional arguments$"):
+        rp.LRP(Net()).explain(X, X, X)
+    with pytest.raises(rp.InputError, match=r"does not take these inputs: missing a required argument: 'x'$"):
+        rp.LRP(Net()).plan(mask=X)
+
+
 def test_a_mapping_of_the_models_own_inputs() -> None:
     with pytest.raises(rp.InputError, match=r"the model's own inputs, x, mask: .* keywords, explain\(\*\*inputs\)"):
         rp.LRP(Net()).explain({"x": X, "mask": None})

@@ -40,6 +40,10 @@ def refuse_misfit(
         raise InputError(_unknown_keyword(found[1], model, call, own)) from error
     if not args and not kwargs:
         raise InputError(f"{call} was given no input: it takes what the model takes, {_signature(model)}") from error
+    unbound = _unbound(model, args, kwargs) if isinstance(error, TypeError) else ""
+    if unbound:
+        named = f"; a target is given by name, target={args[-1]}" if args and type(args[-1]) is int else ""
+        raise InputError(f"the model, {_signature(model)}, does not take these inputs: {unbound}{named}") from error
     if len(args) == 1 and isinstance(args[0], Mapping) and args[0] and set(args[0]) <= set(_parameters(model)):
         raise InputError(
             f"input 0 is a mapping of the model's own inputs, {', '.join(map(str, args[0]))}: hand it on as keywords, "
@@ -109,6 +113,17 @@ def _first(value: Any) -> Any:
     while isinstance(value, (list, tuple)) and value:
         value = value[0]
     return value
+
+
+def _unbound(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Why the arguments cannot be those of the model's forward, if they cannot."""
+    try:
+        inspect.signature(model.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        return str(error)
+    except ValueError:
+        pass
+    return ""
 
 
 def _parameters(model: nn.Module) -> list[str]:

@@ -256,6 +256,16 @@ def test_functions_that_take_an_lrp_refuse_a_model() -> None:
         c.least(3, 2)
 
 
+def test_arrays_are_refused_where_the_model_runs_by_itself() -> None:
+    c, model = rp.concepts, Net()
+    for call in (
+        lambda: c.activation_patching(model, ARRAY, ARRAY, "dense", metric=0),
+        lambda: c.bilrp(rp.LRP(model), ARRAY[:1], ARRAY[1:]),
+    ):
+        with pytest.raises(rp.InputError, match=r"input 0 is a numpy array, .*torch\.from_numpy"):
+            call()
+
+
 def test_metrics_take_a_model_and_tensors() -> None:
     model, m = Net(), rp.metrics
     e = rp.LRP(model, rp.Zero()).explain(X, target=0)

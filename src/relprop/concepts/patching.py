@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from relprop.composite import Composite
 from relprop.errors import InputError, nearest
 from relprop.explain import LRP, check_lrp
+from relprop.explain.arguments import refuse_misfit
 from relprop.explain.forward import Request
 from relprop.explain.seed import main_output
 from relprop.progress import track
@@ -258,11 +259,19 @@ def _modules(model: nn.Module, text: str) -> list[str]:
 
 
 def _run(model: nn.Module, given: Given, patches: Mapping[str, Tensor] | None = None) -> Any:
-    args, kwargs = _call(given)
     with ExitStack() as hooks:
         for name, patched in (patches or {}).items():
             _hook(hooks, model, name, partial(_instead, patched))
+        return _output(model, given)
+
+
+def _output(model: nn.Module, given: Given) -> Any:
+    args, kwargs = _call(given)
+    try:
         return model(*args, **kwargs)
+    except Exception as error:
+        refuse_misfit(error, model, "activation_patching", (), args, kwargs)
+        raise
 
 
 def _instead(patched: Tensor, values: Tensor) -> Tensor:
@@ -277,11 +286,10 @@ def _kept(model: nn.Module, given: Given, places: Sequence[str]) -> dict[str, Te
             raise InputError(f"{name!r} runs several times: patching needs places that are passed once")
         kept[name] = values.clone()
 
-    args, kwargs = _call(given)
     with ExitStack() as hooks:
         for name in places:
             _hook(hooks, model, name, partial(keep, name))
-        model(*args, **kwargs)
+        _output(model, given)
     return kept
 
 

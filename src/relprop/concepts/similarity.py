@@ -23,6 +23,7 @@ from torch import Tensor
 
 from relprop.errors import InputError, RelpropError
 from relprop.explain import LRP, check_lrp
+from relprop.explain.arguments import refuse_misfit
 from relprop.explain.inputs import names, rebuild
 from relprop.explain.seed import main_output
 
@@ -191,8 +192,12 @@ class _Tower:
     def embedding(self) -> Tensor:
         """[D]"""
         args, kwargs = self.given
-        with torch.no_grad():
-            found = self.embed(self.lrp.model(*args, **kwargs))
+        try:
+            with torch.no_grad():
+                found = self.embed(self.lrp.model(*args, **kwargs))
+        except Exception as error:
+            refuse_misfit(error, self.lrp.model, "bilrp", (), args, kwargs)
+            raise
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 1 or not found.is_floating_point():
             seen = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise InputError(f"an input of one sample must be embedded as [1, D], got {seen}: see embed=")

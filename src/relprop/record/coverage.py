@@ -64,7 +64,8 @@ def walk(outputs: Iterable[Tensor]) -> tuple[list[Unknown], int]:
         for below, _ in node.next_functions:
             if below is not None and below not in seen:
                 seen.add(below)
-                stack.append((below, since if since is not None and below._sequence_nr() >= since else None))
+                inner = since is not None and since <= below._sequence_nr() < node._sequence_nr()
+                stack.append((below, since if inner else None))
     return unknown, len(seen)
 
 

@@ -34,12 +34,12 @@ def mark(
     since  what `upcoming()` was before the call. The nodes of its results bear it as their mark: those below them with
            such a number are the call's too
     """
-    made: Any = None
+    made, until = None, upcoming()  # nodes of another thread have numbers of their own
     for out in (result,) if isinstance(result, Tensor) else tensors(result):
         node: Any = out.grad_fn
         if node is None:
             continue
-        if node._sequence_nr() >= since:
+        if since <= node._sequence_nr() < until:
             node.metadata[MARK] = since
             if out._is_view() and (below := _base(out, since)) is not None:
                 below.metadata[MARK] = since  # a write into the view would put another node between

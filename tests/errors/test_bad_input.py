@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -347,6 +348,12 @@ def test_selector_that_matched_nothing(name: str) -> None:
     composite = rp.Composite([(selector, rp.Zero()), (rp.Kind("conv"), rp.ZPlus())])
     with refused(model, rp.SelectorError, "match", type(selector).__name__ if name != "contradiction" else "Name"):
         rp.LRP(model, composite).explain(picture(), target=0)
+
+
+def test_the_nearest_modules_are_offered_for_a_pattern() -> None:
+    model = nn.Sequential(OrderedDict(blocks=nn.Sequential(nn.Linear(4, 3), nn.ReLU()))).double()
+    with pytest.raises(rp.SelectorError, match=r"of this forward; nearest names: blocks\.0, .*Kinds that ran: linear"):
+        rp.LRP(model, [(rp.Name("block.0.*"), rp.Zero())]).explain(X, target=0)
 
 
 def test_presets_may_name_what_a_model_lacks() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -247,14 +246,14 @@ def check_rows(recorder: Recorder) -> None:
     for i, (selector, rule) in enumerate(composite.rows):
         if any(selector.matches(s) for s, _ in recorder.sites):
             continue
-        paths = list(dict.fromkeys(s.path for s, _ in recorder.sites))
+        parts = [path.split(".") for s, _ in recorder.sites for path in s.paths]
+        paths = list(dict.fromkeys(".".join(p[:i]) for p in parts for i in range(1, len(p) + 1)))
         kinds = ", ".join(dict.fromkeys(s.kind for s, _ in recorder.sites))
         asked = [p for s in selector.walk() if isinstance(s, Name) for p in s.patterns]
-        near = [n for p in asked for n in difflib.get_close_matches(p, paths, 3)]
-        hint = f" Nearest module paths: {', '.join(near)}." if near else ""
+        near = "".join(dict.fromkeys(nearest(p.rstrip(".*"), paths, cutoff=0.6) for p in asked))
         raise SelectorError(
             f"row {i} of the composite, ({selector!r}, {rule}), matched none of the {len(recorder.sites)} sites "
-            f"of this forward.{hint} Kinds that ran: {kinds}. See LRP.plan for all sites."
+            f"of this forward{near}. Kinds that ran: {kinds}. See LRP.plan for all sites."
         )
 
 

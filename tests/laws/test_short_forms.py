@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import relprop as rp
 from relprop import numerics
 from relprop.numerics import damped, dot, entrywise
-from relprop.ops.maps import Dense, LinearMap
+from relprop.ops.maps import Conv, Dense, LinearMap
 from tests.oracle.maps import MAPS, Map
 from tests.support.compare import assert_close
 from tests.support.networks import residual_net
@@ -25,13 +25,17 @@ def test_epsilon_reads_no_value_of_the_input(case: Map, monkeypatch: pytest.Monk
     explain = lambda: rp.LRP(model, rp.Epsilon(0.1)).explain(x, target=lambda z: (z * v).flatten(1).sum(1))  # noqa: E731
     expected, seen, original = explain().relevance, [], LinearMap.input
 
-    def poisoned(op: LinearMap, a: Tensor | None, z: Tensor) -> Tensor:
+    def watched(op: LinearMap, a: Tensor | None) -> Tensor:
         seen.append(a)
-        return original(op, a, z) if a is not None else original(op, a, z).fill_(torch.nan)
+        return original(op, a)
 
-    monkeypatch.setattr(LinearMap, "input", poisoned)
+    monkeypatch.setattr(LinearMap, "input", watched)
     assert torch.equal(explain().relevance, expected)
     assert seen and all(a is None for a in seen), "the input was kept"
+    kept = lambda self, op: (True, True)  # noqa: E731
+    monkeypatch.setattr(rp.Epsilon, "keeps", kept)
+    assert torch.equal(explain().relevance, expected)
+    assert seen[-1] is not None
 
 
 @pytest.mark.parametrize(
@@ -101,3 +105,34 @@ def test_products_of_strided_memory() -> None:
     s = torch.randn(5, 2, 3, dtype=torch.float64).transpose(0, 1)
     assert_close(op.apply(a, op.weight, op.bias), layer(a).detach(), rtol=1e-12)
     assert_close(op.transpose(s, op.weight, a), torch.einsum("nto,oi->nti", s, op.weight), rtol=1e-12)
+
+
+#: Channels in and out, kernel, stride, padding, dilation; whether float64 and bfloat16 take the product.
+SHAPES = {
+    "stem": ((3, 4, 7, 2, 3, 1), True, False),
+    "colours": ((3, 5, 3, 1, 1, 1), True, False),
+    "pointwise": ((5, 4, 1, 1, 0, 1), True, False),
+    "shortcut": ((5, 4, 1, 2, 0, 1), True, True),
+    "padded shortcut": ((5, 4, 1, 3, 1, 1), True, True),
+    "patches": ((6, 4, 2, 2, 0, 1), True, True),
+    "padded patches": ((6, 4, 4, 4, 2, 1), True, True),
+    "dilated": ((6, 4, 2, 3, 1, 2), True, True),
+    "overlapping": ((6, 4, 3, 2, 1, 1), False, False),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("case", SHAPES)
+def test_transposed_convolution_is_torchs(case: str, dtype: torch.dtype) -> None:
+    (inputs, outputs, kernel, stride, padding, dilation), full, half = SHAPES[case]
+    w = torch.randn(outputs, inputs, kernel, kernel, dtype=torch.float64).to(dtype)
+    leaf = torch.zeros(2, inputs, 11, 9, dtype=torch.float64, requires_grad=True)
+    z = torch.nn.functional.conv2d(leaf, w.double(), None, stride, padding, dilation)
+    s = torch.randn(z.shape, dtype=torch.float64).to(dtype)
+    (expected,) = torch.autograd.grad(z, leaf, s.double())
+    op = Conv(w, None, [stride] * 2, [padding] * 2, [dilation] * 2, False, [0, 0], 1)
+    assert op._by_product(s) == (full if dtype == torch.float64 else half)
+    a = torch.empty(leaf.shape, dtype=dtype, device="meta")
+    rtol = 1e-12 if dtype == torch.float64 else 2e-2
+    assert_close(op.transpose(s, w, a).double(), expected, rtol=rtol)
+    assert_close(op.transpose(s[0], w, a[0]).double(), expected[0], rtol=rtol)

@@ -48,20 +48,20 @@ class LinearMap(Op):
         self.layout = a.shape, a.stride(), a.dtype
         return super().take()
 
-    def input(self, a: Tensor | None, z: Tensor) -> Tensor:
-        """The input, or memory laid out like it without values, where a rule kept no more of it."""
+    def input(self, a: Tensor | None) -> Tensor:
+        """The input, or a tensor without values, where a rule kept no more of it than its layout."""
         if a is not None:
             return a
         size, stride, dtype = self.layout
-        return z.new_empty_strided(size, stride, dtype=dtype)
+        return torch.empty_strided(size, stride, dtype=dtype, device="meta")
 
     def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
         raise NotImplementedError
 
     def transpose(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
-        """`A(w)^T s` in the shape of `a` (whose values do not matter)."""
+        """`A(w)^T s` in the shape of `a`, whose values do not matter: it may have none."""
         with torch.enable_grad():
-            leaf = torch.zeros_like(a).requires_grad_()
+            leaf = torch.zeros_like(a, device=s.device).requires_grad_()
             z = self.apply(leaf, w)
         return torch.autograd.grad(z, leaf, s, create_graph=torch.is_grad_enabled())[0]
 
@@ -145,7 +145,7 @@ class LinearMap(Op):
         gs: Sequence[Tensor],
         books: Any,
     ) -> tuple[Tensor | None, ...]:
-        return (rule.linear(self, self.input(operands[0], outputs[0]), outputs[0], gs[0], books),)
+        return (rule.linear(self, self.input(operands[0]), outputs[0], gs[0], books),)
 
 
 def dense(a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
@@ -209,6 +209,10 @@ def _by_row(s: Tensor) -> Tensor:
     return s.reshape(-1) if s.numel() == s.shape[-1] else s.reshape(-1, s.shape[-1]).sum(0)
 
 
+#: As many channels as an entry's colours have.
+_FEW = 4
+
+
 class Conv(LinearMap):
     """A convolution of 1 to 3 dimensions, transposed or not, with numeric padding."""
 
@@ -270,29 +274,47 @@ class Conv(LinearMap):
         return z if a.ndim == self.kernel.ndim else z.squeeze(0)
 
     def transpose(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
-        single = a.ndim != self.kernel.ndim
-        if self._skipping(a):
-            return self._placed(s, w, a)
-        r = torch.ops.aten.convolution_backward(
-            self._batched(s), self._batched(a), w, None, *self.geometry, [True, False, False]
-        )[0]
-        return r.squeeze(0) if single else r
+        s, full = self._batched(s), self._batched(a)
+        if self._by_product(s):
+            r = self._placed(s, w, full)
+        else:
+            if full.is_meta:
+                full = s.new_empty_strided(full.shape, full.stride())
+            r = torch.ops.aten.convolution_backward(s, full, w, None, *self.geometry, [True, False, False])[0]
+        return r if a.ndim == self.kernel.ndim else r.squeeze(0)
 
-    def _skipping(self, a: Tensor) -> bool:
-        """A strided 1x1 convolution (a residual's shortcut), whose backward on CPUs costs several forwards."""
-        stride, padding, _, transposed, _, groups = self.geometry
-        one = all(k == 1 for k in self.kernel.shape[2:]) and not any(padding)
-        return one and max(stride) > 1 and not transposed and groups == 1 and a.device.type == "cpu"
+    @property
+    def _pointwise(self) -> bool:
+        return max(self.kernel.shape[2:]) == 1 and not any(self.geometry[1])
+
+    def _by_product(self, s: Tensor) -> bool:
+        """Whether a matrix product whose rows are put where the kernel had read is quicker than torch's backward.
+
+        So it is on CPUs where no two places overlap (1x1 kernels, patches) and for inputs of few channels (colours);
+        in channels-last memory it would change the order.
+        """
+        stride, _, _, transposed, _, groups = self.geometry
+        if transposed or groups != 1 or not (s.is_cpu and s.is_contiguous() and (self.rank == 2 or self._pointwise)):
+            return False
+        apart = all(k <= n for k, n in zip(self.kernel.shape[2:], stride, strict=True))
+        return apart and max(stride) > 1 if s.dtype in HALF else apart or self.kernel.shape[1] <= _FEW
 
     def _placed(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
-        """Its transpose: a dense 1x1 one, put where the stride had read."""
-        if a.ndim != self.kernel.ndim:
-            return self._placed(s.unsqueeze(0), w, a.unsqueeze(0)).squeeze(0)
-        r = torch.zeros_like(a)
-        every = (slice(None), slice(None), *(slice(None, None, k) for k in self.geometry[0]))
-        ones, none = [1] * self.rank, [0] * self.rank
-        dense = Conv(w, None, ones, none, ones, False, none, 1)
-        r[every] = dense.transpose(s, w, a.new_empty(s.shape[0], a.shape[1], *s.shape[2:]))
+        stride, padding, dilation, *_ = self.geometry
+        if s.dtype in HALF:  # in which products of strided memory are slow
+            one, none = [1] * self.rank, [0] * self.rank
+            w = w.reshape(w.shape[0], -1, *one)
+            spots = torch.convolution(s, w, None, one, none, one, True, none, 1).flatten(2)
+        else:
+            spots = torch.matmul(w.flatten(1).t(), s.flatten(2))
+        if not self._pointwise:
+            return F.fold(spots, a.shape[2:], self.kernel.shape[2:], tuple(dilation), tuple(padding), tuple(stride))
+        spots = spots.unflatten(2, s.shape[2:])
+        if max(stride) == 1:
+            return spots
+        r = s.new_zeros(a.shape)
+        every: tuple[slice, ...] = tuple(slice(None, None, k) for k in (1, 1, *stride))
+        r[every] = spots
         return r
 
     def shaped_bias(self, b: Tensor) -> Tensor:

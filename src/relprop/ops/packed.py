@@ -58,7 +58,7 @@ class Packed(Dense):
             gs = [torch.zeros_like(z) if g is None else g for g, z in zip(gs, outputs, strict=True)]
             which = tuple(range(self.count))
         part, g = self.part(which), _joined([gs[i] for i in which], -1)
-        a, before = self.input(operands[0], g), rule.native(part)
+        a, before = self.input(operands[0]), rule.native(part)
         if before is None:
             return (rule.linear(part, a, _joined([outputs[i] for i in which], -1), g, books),)
         if part.bias is not None:

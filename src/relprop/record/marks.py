@@ -35,13 +35,14 @@ def mark(
            such a number are the call's too
     """
     made, until = None, upcoming()  # nodes of another thread have numbers of their own
+    several = until - since > 1
     for out in (result,) if isinstance(result, Tensor) else tensors(result):
         node: Any = out.grad_fn
         if node is None:
             continue
         if since <= node._sequence_nr() < until:
             node.metadata[MARK] = since
-            if out._is_view() and (below := _base(out, since)) is not None:
+            if several and out._is_view() and (below := _base(out, since)) is not None:
                 below.metadata[MARK] = since  # a write into the view would put another node between
                 node = below
         made = node if made is None else made

@@ -147,3 +147,35 @@ def test_structure(name: str, rule: str) -> None:
         assert_close(found[0], found[1], 1e-9)
         return
     same(one, two, torch.randn(2, 2, 4, 4, dtype=torch.float64), RULES[rule])
+
+
+class Joined(nn.Module):
+    """A sum in place into a map's output that the rule needs as it was, of which others hold a part, or nobody."""
+
+    def __init__(self, part: bool, in_place: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.last = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+        self.part, self.in_place = part, in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        held = y[:, :1] if self.part else None
+        if self.in_place:
+            y += self.second(x)
+        else:
+            y = y + self.second(x)
+            held = y[:, :1] if self.part else None
+        z: Tensor = self.last(y.relu())
+        return (z if held is None else z * 2 + held).mean((2, 3))
+
+
+@pytest.mark.parametrize("part", [False, True])
+@pytest.mark.parametrize("rule", [rp.Epsilon(0.1), rp.ZPlus(), rp.Gamma(0.25), rp.AlphaBeta(2, 1)], ids=str)
+def test_a_sum_in_place_leaves_what_a_rule_needs(part: bool, rule: rp.Rule) -> None:
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    in_place, plain = (rp.LRP(Joined(part, i).double(), rule).explain(x, targets=[1, 0, 1]) for i in (True, False))
+    for found, expected in zip(in_place, plain, strict=True):
+        assert_close(found.relevance, expected.relevance, 1e-10)
+        assert found.audit.bias == pytest.approx(expected.audit.bias, rel=1e-9)
+        assert found.audit.unexplained_share < 1e-10

@@ -58,6 +58,8 @@ def inplace(rec: Recorder, call: SeenCall, entry: Any) -> Any:
     if rec.graph.in_place and _runs_natively(rec, parsed, outer) and not (target._is_view() and _books(parsed)):
         if entry.name == "relu" and _absorb(rec, target, parsed, call):
             return target
+        if isinstance(parsed, Sum) and rec.boxes.alone_with(target):
+            return adopt(rec, target, rec.carry_out(outer, parsed))
         rec.boxes.before_write(target)
         fresh = SeenCall(rec, call.func, entry.name, call.args, call.kwargs)
         if isinstance(parsed, Op):
@@ -110,6 +112,32 @@ def _books(parsed: Op | Native | Expansion) -> bool:
     return (isinstance(parsed, Native) and parsed.share is not None) or (
         isinstance(parsed, Sum) and parsed.constant is not None
     )
+
+
+class Adopt(torch.autograd.Function):
+    """The target becomes the result, memory and all; what is kept of it keeps the old memory."""
+
+    @staticmethod
+    def forward(ctx: Any, target: Tensor, result: Tensor) -> Tensor:
+        ctx.mark_dirty(target)
+        target.data = result.detach()
+        return target
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return None, g
+
+
+def adopt(rec: Recorder, target: Tensor, result: Tensor) -> Tensor:
+    """A write that costs no copy: what was kept for the backward would have been copied, and the result after it."""
+    if (result.shape, result.stride(), result.dtype) != (target.shape, target.stride(), target.dtype):
+        return write(rec, target, result)
+    fact, seen = rec.facts.get(result), rec.facts.seen(result)
+    Adopt.apply(target, result)
+    mark_written(target)
+    rec.facts.put(target, fact)
+    rec.facts.mark_seen(target, seen)
+    return target
 
 
 def write(rec: Recorder, target: Tensor, result: Any) -> Any:

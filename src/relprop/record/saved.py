@@ -78,6 +78,14 @@ class Boxes:
         """How many nodes keep something of the tensor's storage."""
         return sum(r() is not None for r in self._sorted().get(tensor.untyped_storage()._cdata, ()))
 
+    def alone_with(self, tensor: Tensor) -> bool:
+        """Whether something of the tensor's memory is kept, and nobody else but the tensor holds it."""
+        if tensor._base is not None or tensor.layout is not torch.strided:
+            return False
+        storage, kept = tensor.untyped_storage(), self.kept(tensor)
+        users: int = torch._C._storage_Use_Count(storage._cdata)  # `storage` is one
+        return kept > 0 and users == kept + 2
+
     def stand_in(self, old: Tensor, new: Tensor) -> Callable[[], None]:
         """What is kept of `old` is from now on read from `new`. Returns what takes that back while `old` lives."""
         boxes = [b for r in self._sorted().pop(old.untyped_storage()._cdata, ()) if (b := r()) is not None]

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 import relprop as rp
 from relprop import numerics
 from relprop.numerics import damped, dot, entrywise
-from relprop.ops.maps import Conv, Dense, LinearMap
+from relprop.ops.convolution import Conv
+from relprop.ops.maps import Dense, LinearMap
 from tests.oracle.maps import MAPS, Map
 from tests.support.compare import assert_close
 from tests.support.networks import residual_net

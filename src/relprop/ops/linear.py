@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from relprop.ops.base import Call, Expansion, Native, Op
-from relprop.ops.maps import Conv, Dense, Einsum, LinearMap, Matmul, dense
+from relprop.ops.convolution import Conv
+from relprop.ops.maps import Dense, Einsum, LinearMap, Matmul, dense
 from relprop.ops.product import dependent_conv, dependent_linear, einsum_product, kernel_form, product_of
 from relprop.ops.table import op
 

@@ -181,6 +181,11 @@ def _multi_head(a: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         v = torch.cat([v, a["bias_v"].repeat(1, batch, 1)])
         mask, padding = _one_more(mask), _one_more(padding)
     head = width // heads
+    whole = a["static_k"] is None and a["static_v"] is None and not a["add_zero_attn"]
+    if whole and not a["need_weights"] and mask is None and padding is None:
+        q, k, v = (t.view(t.shape[0], batch, heads, head).permute(1, 2, 0, 3) for t in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v, None, 0.0, bool(a["is_causal"]))
+        return _put_out(a, out, single), None
     q = q.view(length, batch * heads, head).transpose(0, 1)
     k = a["static_k"] if a["static_k"] is not None else k.view(k.shape[0], batch * heads, head).transpose(0, 1)
     v = a["static_v"] if a["static_v"] is not None else v.view(v.shape[0], batch * heads, head).transpose(0, 1)
@@ -203,9 +208,7 @@ def _multi_head(a: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
             0.0,
             causal,
         )
-        out = out.permute(2, 0, 1, 3).contiguous().view(batch * length, width)
-        out = F.linear(out, a["out_proj_weight"], a["out_proj_bias"]).view(length, batch, width)
-        return (out.squeeze(1) if single else out), None
+        return _put_out(a, out, single), None
     scores = torch.bmm(q * head**-0.5, k.transpose(-2, -1))
     if mask is not None:
         scores = scores + mask
@@ -220,15 +223,23 @@ def _multi_head(a: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     return out, weights
 
 
+def _put_out(a: dict[str, Any], heads: Tensor, single: bool) -> Tensor:
+    """From the heads' results, [N, heads, T, E / heads], to the layer's."""
+    batch, _, length, _ = heads.shape
+    out = heads.permute(2, 0, 1, 3).contiguous().view(batch * length, -1)
+    out = F.linear(out, a["out_proj_weight"], a["out_proj_bias"])
+    return out if single else out.view(length, batch, -1)
+
+
 def _projected(a: dict[str, Any], query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     bias = a["in_proj_bias"]
-    parts = (None, None, None) if bias is None else bias.chunk(3)
     if a["use_separate_proj_weight"]:
         weights = (a["q_proj_weight"], a["k_proj_weight"], a["v_proj_weight"])
     else:
-        weights = a["in_proj_weight"].chunk(3)
         if query is key and key is value:
             return packed_linear(query, a["in_proj_weight"], bias, 3)  # type: ignore[return-value]
+        weights = a["in_proj_weight"].chunk(3)
+    parts = (None, None, None) if bias is None else bias.chunk(3)
     q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, parts, strict=True))
     return q, k, v
 

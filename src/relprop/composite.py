@@ -85,20 +85,7 @@ class Composite:
     def census(self) -> Census:
         return Census(self.selectors)
 
-    @cached_property
-    def _decided(self) -> dict[Any, Decision]:
-        return {}
-
     def decide(self, site: Site) -> Decision:
-        if not self.census.static:
-            return self._find(site)
-        key = (site.kind, site.name, site.family, site.module_type, site.paths)
-        decision = self._decided.get(key)
-        if decision is None:
-            decision = self._decided[key] = self._find(site)
-        return decision
-
-    def _find(self, site: Site) -> Decision:
         for i, (selector, rule) in enumerate(self.rows):
             if not selector.matches(site):
                 continue

@@ -43,6 +43,11 @@ def negative(t: Tensor) -> Tensor:
     return t.clamp(max=0)
 
 
+def wide(dtype: torch.dtype) -> torch.dtype | None:
+    """What sums are to be formed in, where not in their own type: float16 has not the range."""
+    return torch.float32 if dtype == torch.float16 else None
+
+
 def dot(x: Tensor, y: Tensor) -> Tensor:
     """Sum of products as a scalar tensor that stays on the device."""
     if x.dtype != y.dtype or x.dtype not in _FULL:

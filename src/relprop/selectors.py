@@ -23,7 +23,8 @@ KINDS = (
 class Selector:
     """Base of all selectors. Combine them with `&`, `|` and `~`.
 
-    static  whether a site's names, kind and module alone tell if it matches, whenever it runs: then it is asked once
+    static  whether a site's names, kind and module alone tell if it matches, whenever it runs: then it is asked once.
+            A class says so of itself; it is not inherited
     """
 
     static: ClassVar[bool] = False
@@ -360,7 +361,7 @@ class Census:
         every = [s for selector in selectors for s in selector.walk()]
         self.counted = tuple(dict.fromkeys(s.inner for s in every if isinstance(s, Positional)))
         self.entries = tuple(dict.fromkeys(s for s in every if isinstance(s, Entry)))
-        self.static = all(s.static for s in every)
+        self.static = all(vars(type(s)).get("static", False) for s in every)
         self.needs_totals = any(isinstance(s, Positional) and s.from_end() for s in every)
         self.residual = any(isinstance(s, Kind) and "residual" in s.kinds for s in every)
         self.naming = tuple(s.names_kind() for s in selectors)

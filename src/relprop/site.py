@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 #: Few composites count: their sites share this one.
-_NOWHERE: Mapping[object, int] = MappingProxyType({})
+_NOWHERE: Mapping[object, int] = {}
 
 
 @dataclass(slots=True)

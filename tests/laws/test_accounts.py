@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -12,7 +16,7 @@ from torch import Tensor, nn
 import relprop as rp
 from relprop.errors import UnknownOperationError
 from relprop.numerics import dot
-from relprop.selectors import Selector
+from relprop.selectors import Name, Selector
 from relprop.site import Site
 
 
@@ -139,3 +143,101 @@ def test_sums_of_products_of_strided_memory(orders: tuple[tuple[int, ...], tuple
     assert dot(x[:, :1].expand(-1, 4, -1), y[:, :1].expand(-1, 4, -1)).item() == pytest.approx(
         4 * (values[0] * values[1])[:, 0].sum().item(), rel=1e-12
     )
+
+
+def test_results_can_be_copied_and_kept() -> None:
+    lrp = rp.LRP(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), rp.EpsilonPlus())
+    explanation = lrp.explain(torch.randn(2, 4), target=0)
+    for again in (copy.deepcopy(explanation), pickle.loads(pickle.dumps(explanation))):
+        torch.testing.assert_close(again.relevance, explanation.relevance)
+        assert str(again.plan) == str(explanation.plan)
+    assert pickle.loads(pickle.dumps(lrp.composite)) == lrp.composite
+
+
+class Second(Name):
+    """The second call in a module: another question than that of the selector it derives from."""
+
+    def matches(self, site: Site) -> bool:
+        return super().matches(site) and site.call == 1
+
+
+def test_a_selector_derived_from_another_is_asked_for_every_site() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.layer(self.layer(x))
+            return y
+
+    lrp = rp.LRP(Twice(), [(Second("layer"), rp.Gamma(1.0)), (rp.All(), rp.Epsilon())])
+    lrp.explain(torch.randn(1, 4), target=0)
+    plan = lrp.explain(torch.randn(1, 4), target=0).plan
+    assert [type(d.rule).__name__ for _, d in plan] == ["Epsilon", "Gamma"]
+
+
+@dataclass(frozen=True)
+class Leaky(rp.Rule):
+    """A rule of one's own that keeps the input alone, and looks at its sign."""
+
+    home = ("elementwise",)
+
+    def keeps(self, op: object) -> tuple[bool, bool]:
+        return True, False
+
+    def elementwise(self, op: object, x: Tensor, y: Tensor | None, g: Tensor, books: object) -> Tensor:
+        return torch.where(x > 0, g, 0.1 * g)
+
+
+class LeakyIdentity(rp.Identity):
+    """The same, derived from a rule that reads no more than a quotient."""
+
+    elementwise = Leaky.elementwise  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("rule", [Leaky(), LeakyIdentity()], ids=str)
+def test_a_rule_of_ones_own_is_given_the_input(rule: rp.Rule) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 2)).double()
+    x = torch.randn(3, 4, dtype=torch.float64)
+    found = rp.LRP(model, [(rp.Kind("gelu"), rule)]).explain(x, target=1, unknown="gradient").relevance
+    h = model[0](x)
+    g = torch.where(h > 0, 1.0, 0.1) * model[2].weight[1]
+    torch.testing.assert_close(found, (x * (g @ model[0].weight)).detach())
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(1, 1, 1), nn.Linear(4, 1)], ids=["conv", "linear"])
+@pytest.mark.parametrize("composite", [rp.UniformEpsilon(), rp.AttnLRP()], ids=str)
+def test_sums_of_half_precision_have_the_range_of_single(layer: nn.Module, composite: rp.Composite) -> None:
+    class Summed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer.half()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.layer(x)
+            return y.float().flatten(1).sum(1, keepdim=True)
+
+    nn.init.ones_(layer.weight)  # type: ignore[arg-type]
+    nn.init.ones_(layer.bias)  # type: ignore[arg-type]
+    shape = (1, 1, 300, 300) if isinstance(layer, nn.Conv2d) else (1, 90000, 4)
+    audit = rp.LRP(Summed(), composite).explain(torch.rand(shape).half(), target=0).audit
+    assert audit.bias == pytest.approx(90000, rel=1e-3)
+
+
+@pytest.mark.parametrize("product", [lambda x, w: F.linear(x, w), lambda x, w: x @ w.mT], ids=["linear", "matmul"])
+def test_epsilon_of_complex_weights(product: Callable[[Tensor, Tensor], Tensor]) -> None:
+    class Complex(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.weight = nn.Parameter(torch.randn(3, 4, dtype=torch.complex128))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return product(x.to(torch.complex128), self.weight).abs()
+
+    x = torch.randn(2, 4, dtype=torch.float64)
+    found = rp.LRP(Complex(), rp.Composite([(rp.Kind("linear"), rp.Epsilon(1e-9))])).explain(x, target=1)
+    plain = rp.LRP(Complex(), rp.Composite()).explain(x, target=1)
+    torch.testing.assert_close(found.relevance, plain.relevance, rtol=1e-6, atol=1e-8)

@@ -218,7 +218,7 @@ def _balance(forward: Forward, seed: Seed, relevance: Sequence[Tensor], ledger: 
     put_in = (at_output.conj() * seed.g).real if at_output.is_complex() else at_output.to(wide) * seed.g
     each = (put_in, *relevance)
     sums = [r.sum(dtype=None if r.is_complex() else torch.float64) for r in each]
-    sums += [torch.linalg.vector_norm(r, 1) for r in each]
+    sums += [torch.linalg.vector_norm(r, 1, dtype=torch.promote_types(r.dtype, torch.float32)) for r in each]
     found = numbers(sums)
     inputs: dict[str, float] = {}
     leaves: dict[str, float] = {}

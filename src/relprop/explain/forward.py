@@ -124,13 +124,14 @@ def record(
     totals: Any = None,
     notes: tuple[str, ...] = (),
     store: Any = None,
+    decided: Any = None,
 ) -> Forward:
     """Run the model once and prepare every target. Raises for what cannot be explained."""
     carry = "everywhere" if request.explicit else None
     many = len(request.targets) * len(request.conditions) > 1
     captures = request.captures(model)
     more: dict[str, Any] = {"graph": Tape} if request.create_graph else {"store": store, "many": many}
-    recorder = Recorder(model, composite, carry=carry, captures=captures, totals=totals, **more)
+    recorder = Recorder(model, composite, carry=carry, captures=captures, totals=totals, decided=decided, **more)
 
     recorder.ledger.begin(request.by_site)
 

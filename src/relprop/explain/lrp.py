@@ -45,6 +45,7 @@ class LRP:
         self._chosen: tuple[Composite, str] | None = None
         self._totals: dict[Any, Any] = {}
         self._store: dict[Any, Any] | None = None
+        self._decided: dict[Any, Any] = {}
 
     def __repr__(self) -> str:
         rules = "not chosen before the first call" if self.composite is None else self.composite.name
@@ -157,7 +158,7 @@ class LRP:
             if request.create_graph:  # whatever cannot be explained is found by the graph of the rules
                 plain = replace(request, create_graph=False)
                 check_differentiable(record(self.model, composite, args, kwargs, plain, totals, notes))
-            found = record(self.model, composite, args, kwargs, request, totals, notes, self._store)
+            found = record(self.model, composite, args, kwargs, request, totals, notes, self._store, self._decided)
         warn_of_swallowed(self.model, KEYWORDS, kwargs)
         return found
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relprop.numerics import HALF, dot
+from relprop.numerics import HALF, dot, wide
 from relprop.ops.maps import LinearMap, like
 
 #: As many channels as an entry's colours have.
@@ -131,7 +131,7 @@ class Conv(LinearMap):
         """`s` summed over all but its channels."""
         s = self._batched(s)
         if s.dtype in HALF:  # torch is quick over the last dimension alone
-            return s.flatten(2).sum(2).sum(0, dtype=torch.float32)
+            return s.flatten(2).sum(2, dtype=wide(s.dtype)).sum(0, dtype=torch.float32)
         return s.sum([0, *range(2, s.ndim)])
 
     def per_input(self, value: Tensor, a: Tensor) -> Tensor | None:

@@ -36,7 +36,7 @@ class Elementwise(Op):
         self.name, self.degree_one, self.at_zero, self.ratio = name, degree_one, at_zero, ratio
 
     def keep(self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor]) -> Kept:
-        if self.quotient is not None and rule.keeps(self) == (True, False):
+        if self.quotient is not None and rule.by_quotient and not self.carrying:
             return (self.quotient(operands[0], outputs[0]),), (None,)
         return super().keep(rule, operands, outputs)
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relprop.numerics import dot
+from relprop.numerics import dot, wide
 from relprop.ops.base import Op
 
 Kept = TypeVar("Kept")
@@ -178,6 +178,7 @@ class Dense(LinearMap):
         return (self.weight.shape[0],) if self.weight.ndim == 2 else ()
 
     def transpose(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
+        w = w.conj()  # itself, of real numbers
         if w.ndim < 2:
             return s.unsqueeze(-1) * w
         return s.matmul(w) if s.is_contiguous() else dense(s, w.t())
@@ -206,7 +207,9 @@ class Dense(LinearMap):
 
 def _by_row(s: Tensor) -> Tensor:
     """`s` summed over all but its last dimension."""
-    return s.reshape(-1) if s.numel() == s.shape[-1] else s.reshape(-1, s.shape[-1]).sum(0)
+    if s.numel() == s.shape[-1]:
+        return s.reshape(-1)
+    return s.reshape(-1, s.shape[-1]).sum(0, dtype=wide(s.dtype))
 
 
 class Matmul(LinearMap):
@@ -222,7 +225,8 @@ class Matmul(LinearMap):
     def transpose(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
         if a.ndim < 2 or w.ndim < 2:
             return super().transpose(s, w, a)
-        r = torch.matmul(w.mT, s) if self.left else torch.matmul(s, w.mT)
+        w = w.mT.conj()
+        r = torch.matmul(w, s) if self.left else torch.matmul(s, w)
         return r if r.shape == a.shape else r.sum_to_size(a.shape)
 
 

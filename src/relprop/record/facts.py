@@ -64,9 +64,10 @@ class Facts:
 
     def put(self, tensor: Tensor, fact: Fact | None) -> None:
         known = self._make(tensor)
-        for link in fact.stem if fact is not None else ():
-            if fact is not None and link.tensor is tensor:
-                fact.stem, fact.chained = (), False  # changed in place: what it stems from is no more
+        if fact is not None:
+            for link in fact.stem:
+                if link.tensor is tensor:
+                    fact.stem, fact.chained = (), False  # changed in place: what it stems from is no more
         known.fact, known.version = fact, tensor._version
 
     def read(self, tensor: Tensor) -> None:

@@ -146,6 +146,7 @@ class Graph:
         result = op.kernel(changed)
         share = None
         if lost or ledger.by_site:
+            result = own(result, tuple(changed.values()), since, rows=False)
             share = partial(_lost, result.detach(), lost, ledger, site)
         mark(result, since, ledger, share, entry="excess", site=site)
         return result

@@ -30,7 +30,7 @@ _INPLACE_LAST = frozenset(
 def is_inplace(call: SeenCall, entry: Any) -> bool:
     if entry.inplace or entry.name in WRITERS or (call.kwargs and call.kwargs.get("inplace")):
         return True
-    return bool(call.args) and call.args[-1] is True and _positional(call)
+    return _positional(call)
 
 
 def _positional(call: SeenCall) -> bool:
@@ -89,7 +89,7 @@ def _absorb(rec: Recorder, target: Tensor, parsed: Any, call: SeenCall) -> bool:
 
 
 def _runs_natively(rec: Recorder, parsed: Op | Native | Expansion, call: SeenCall) -> bool:
-    """A call that torch itrec may carry out in place: an activation of degree one, a signed sum, a factor."""
+    """A call that torch itself may carry out in place: an activation of degree one, a signed sum, a factor."""
     if rec.sites.carrying(rec.seen(call.args, call.kwargs)):
         return False
     if isinstance(parsed, Native):

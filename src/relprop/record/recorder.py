@@ -50,6 +50,7 @@ class Recorder(TorchFunctionMode):
     captures  the tensors inside the model that are kept, selected from or stopped at
     many      several backwards are to come: denominators and modified weights are kept for the next
     store     modified weights that outlive the call, by site, while the user holds the weights frozen
+    decided   what this composite has said of this model's sites, from call to call
     graph     how calls enter the graph
     """
 
@@ -63,6 +64,7 @@ class Recorder(TorchFunctionMode):
         totals: Any = None,
         store: dict[Any, dict[str, Tensor]] | None = None,
         many: bool = False,
+        decided: dict[Any, Decision] | None = None,
         graph: type[Graph] = Graph,
     ) -> None:
         super().__init__()
@@ -78,7 +80,7 @@ class Recorder(TorchFunctionMode):
         self.leaves = Leaves(self.facts, self.scope, self.graph.begin, self.graph.link)
         self.captures.attach(self)
         self.boxes = Boxes()
-        self.sites = Sites(composite, self.carry, self.scope, self.facts, totals)
+        self.sites = Sites(composite, self.carry, self.scope, self.facts, totals, decided)
         self.cuts: list[tuple[str, str]] = []
         self.head: tuple[Any, Tensor] | None = None
         self.dtypes: set[torch.dtype] = set()
@@ -267,7 +269,8 @@ class Recorder(TorchFunctionMode):
         """The call's site with its rule, and the entries that lie below its result."""
         merged: Producer | None = op.merged_into
         if merged is not None:
-            merged.site.notes += (f"with batch norm {self.scope.paths[0]}",)
+            if not self.replaying:
+                merged.site.notes += (f"with batch norm {self.scope.paths[0]}",)
             op.carrying = merged.op.carrying
             return merged.site, merged.decision, seen | merged.site.entry
         if op.family == "fixed":
@@ -337,7 +340,6 @@ class Recorder(TorchFunctionMode):
             given = (operands[op.roles.index("v")], *(self.graph.constant(t) for t in constants))
             return self.graph.step(Visit(weighting, rule, site, self.ledger), partial(op.kernel, {}), given)
         changed: dict[str, Tensor] = {}
-        scores = any(shares.get(role) for role in op.roles if role != "v")
         pair = {"q", "k"} <= set(op.roles) and shares.get("q") == shares.get("k")
         times = {"v": 0, "q": 2, "k": 0} if pair else {"v": 0}
         for role, operand in zip(op.roles, operands, strict=True):
@@ -348,7 +350,7 @@ class Recorder(TorchFunctionMode):
             visit = Visit(Share(role, share, times.get(role, 1)), rule, site, self.ledger)
             changed[role] = self.graph.step(visit, partial(operand.view_as, operand), (operand,))
         # the values' relevance is the output's
-        lost = 1 - (shares.get("v", 0.0) if "v" in op.roles else 0.0) if scores else 0.0
+        lost = 1.0 - (shares.get("v", 0.0) if "v" in op.roles else 0.0)
         result = self.graph.attended(op, changed, lost, site)
         if not result.requires_grad and any(t.requires_grad for t in changed.values()):
             raise ModelStateError(

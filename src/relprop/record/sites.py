@@ -19,10 +19,21 @@ class Sites:
     """What ran, and what the composite says of it.
 
     carry      where relevance may stand on zeros: "nowhere", "entry" (below entries), "everywhere"
+    decided    what this composite has said of this model's sites
     positions  where sites stand among those that the composite's selectors count
     """
 
-    def __init__(self, composite: Composite, carry: str, scope: ModuleScope, facts: Facts, totals: Any) -> None:
+    def __init__(
+        self,
+        composite: Composite,
+        carry: str,
+        scope: ModuleScope,
+        facts: Facts,
+        totals: Any,
+        decided: dict[Any, Decision] | None = None,
+    ) -> None:
+        self._decided = decided
+        self._static = composite.census.static and type(composite).decide is Composite.decide
         self.composite, self.carry = composite, carry
         self.positions = Positions(composite.census, totals)
         self._scope, self._facts = scope, facts
@@ -66,11 +77,21 @@ class Sites:
         if self.carry != "nowhere":
             op.carrying = self.carrying(seen)
         seen = self.positions.visit(site, seen)
-        decision = self.composite.decide(site)
+        decision = self._decision(site)
         if site.entry and self.carry == "entry":
             op.carrying = False
         self._found.append((site, decision, op.carrying))
         return site, decision, seen
+
+    def _decision(self, site: Site) -> Decision:
+        """What the composite says of the site: asked once of sites that are alike to it."""
+        if self._decided is None or not self._static:
+            return self.composite.decide(site)
+        key = (site.kind, site.name, site.family, site.module_type, site.paths)
+        decision = self._decided.get(key)
+        if decision is None:
+            decision = self._decided[key] = self.composite.decide(site)
+        return decision
 
     def replay(self) -> None:
         """What is met from now on is computed again."""

@@ -32,7 +32,9 @@ class Rule:
     home         the families that the rule is given to by a selector that names no kind
     gives_zeros  whether it gives relevance to entries that are zero
     rectifies    for linear maps: whether the rule reads `z` only as `g * z`, so that where a ReLU is the map's only
-                 only reader, the ReLU's output may stand for `z` (and masks `g` by itself)
+                 reader, the ReLU's output may stand for `z` (and masks `g` by itself)
+    by_quotient  for elementwise functions: whether the rule reads `x` and `y` only as `y / x`, which it is then given
+                 for `x`, and no `y`
     by_output    for linear maps: whether each output is passed by itself, so that those without relevance may be left
                  out
     """
@@ -41,6 +43,7 @@ class Rule:
     gives_zeros: ClassVar[bool] = False
     rectifies: ClassVar[bool] = False
     by_output: ClassVar[bool] = False
+    by_quotient: ClassVar[bool] = False
 
     def serves(self, family: str) -> bool:
         return family == "fixed" or callable(getattr(self, family, None))

@@ -35,11 +35,16 @@ figure_books = render.audit_bars(e.audit)
 # language model that says "Paris", summed over the tokens: a line a layer, a column a head.
 
 loaded = rp.text.load("smollm2")
-ids = loaded.tokenizer("Germany borders France, whose capital is called", return_tensors="pt").input_ids
+ids = loaded.tokenizer(
+    "Germany borders France, whose capital is called", return_tensors="pt"
+).input_ids
 paris = loaded.tokenizer(" Paris").input_ids[0]
 heads = loaded.model.config.num_attention_heads
 e = rp.LRP(loaded.model, rp.AttnLRP()).explain(
-    input_ids=ids, use_cache=False, target=(-1, paris), layers="model.layers.*.self_attn.o_proj:in"
+    input_ids=ids,
+    use_cache=False,
+    target=(-1, paris),
+    layers="model.layers.*.self_attn.o_proj:in",
 )
 found = {f"layer {name.split('.')[2]}": at for name, at in e.layers.items()}
 figure_heads = render.heads(found, heads, title="Paris, by AttnLRP: relevance by head")

@@ -1,22 +1,22 @@
 """The rules: frozen values that say how relevance passes an operation, one file a family."""
 
+from relprop.rules.alpha_beta import AlphaBeta as AlphaBeta
+from relprop.rules.alpha_beta import ZPlus as ZPlus
 from relprop.rules.attention import AttentionGradient as AttentionGradient
 from relprop.rules.attention import BilinearHalf as BilinearHalf
 from relprop.rules.attention import ValueOnly as ValueOnly
 from relprop.rules.base import FAMILIES as FAMILIES
 from relprop.rules.base import Constant as Constant
 from relprop.rules.base import Gradient as Gradient
+from relprop.rules.base import Pass as Pass
 from relprop.rules.base import Rule as Rule
 from relprop.rules.bounded import Flat as Flat
 from relprop.rules.bounded import WSquare as WSquare
 from relprop.rules.bounded import ZBox as ZBox
-from relprop.rules.linear import AlphaBeta as AlphaBeta
+from relprop.rules.gamma import Gamma as Gamma
 from relprop.rules.linear import Epsilon as Epsilon
-from relprop.rules.linear import Gamma as Gamma
 from relprop.rules.linear import LinearRule as LinearRule
-from relprop.rules.linear import Pass as Pass
 from relprop.rules.linear import Zero as Zero
-from relprop.rules.linear import ZPlus as ZPlus
 from relprop.rules.nonlinear import ConstantStatistics as ConstantStatistics
 from relprop.rules.nonlinear import DeconvReLU as DeconvReLU
 from relprop.rules.nonlinear import GuidedReLU as GuidedReLU

@@ -14,7 +14,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from relprop.ops.base import Op
+from relprop.errors import RuleError
+from relprop.numerics import nonzero
+from relprop.ops.base import Books, Op
 
 FAMILIES = ("linear", "elementwise", "sum", "product", "pool", "norm", "softmax", "attention", "recurrent",
             "selection")  # fmt: skip
@@ -109,3 +111,24 @@ class Constant(Rule):
         raise AssertionError("nothing passes")
 
     linear = elementwise = sum = product = pool = norm = softmax = attention = recurrent = _never
+
+
+@dataclass(frozen=True)
+class Pass(Rule):
+    """Relevance passes unchanged, entry by entry; the shapes of input and output must be equal."""
+
+    home: ClassVar[tuple[str, ...]] = ("linear", "elementwise", "norm", "pool", "softmax")
+
+    @property
+    def gives_zeros(self) -> bool:  # type: ignore[override]
+        return True
+
+    def _pass(self, op: Any, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
+        if a.shape != z.shape:
+            raise RuleError(
+                f"Pass needs an operation that keeps the shape, but {op.kind} maps {tuple(a.shape)} to "
+                f"{tuple(z.shape)}: choose another rule for it"
+            )
+        return g * nonzero(z) / nonzero(a)
+
+    linear = elementwise = norm = pool = softmax = _pass

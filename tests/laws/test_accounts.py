@@ -7,6 +7,7 @@ import pickle
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 import relprop as rp
 from relprop.errors import UnknownOperationError
 from relprop.numerics import dot
+from relprop.ops.attention import Attention
 from relprop.selectors import Name, Selector
 from relprop.site import Site
 
@@ -89,6 +91,38 @@ def test_the_books_of_attention_balance_at_its_site(moving: str, groups: int, co
     assert all(abs(lost) < 1e-12 * sites.audit.scale for _, lost in sites.audit.sites)
 
 
+def test_a_kernel_may_return_a_part_of_what_it_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch's does on a GPU in half precision, where a head's width is no multiple of 8."""
+    x = torch.randn(1, 5, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    lrp = rp.LRP(Attending("qkv").double(), rp.AttnLRP())
+    whole = lrp.explain(x, target=1)
+    kernel = Attention.kernel
+
+    def padded(op: Attention, changed: dict[str, Tensor]) -> Tensor:
+        inputs: dict[str, Any] = {**op.inputs, **changed}
+        width = inputs["q"].shape[-1]
+        op.options = {**op.options, "scale": width**-0.5}
+        return kernel(op, {role: F.pad(inputs[role], (0, 4)) for role in "qkv"})[..., :width]
+
+    monkeypatch.setattr(Attention, "kernel", padded)
+    part = lrp.explain(x, target=1)
+    torch.testing.assert_close(part.relevance, whole.relevance)
+    assert part.audit.excess == pytest.approx(whole.audit.excess)
+    assert part.audit.unexplained_share < 1e-12
+
+
+class Twice(nn.Module):
+    """One layer, called two times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(self.layer(x))
+        return y
+
+
 class Even(Selector):
     """Every other site: what a site is does not tell."""
 
@@ -97,16 +131,7 @@ class Even(Selector):
 
 
 def test_a_selector_of_ones_own_is_asked_for_every_site() -> None:
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(4, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = self.layer(self.layer(x))
-            return y
-
-    plan = rp.LRP(Twice(), [(Even(), rp.ZPlus())]).plan(torch.randn(1, 4))
+    plan = rp.LRP(Twice(), [(Even(), rp.ZPlus())]).explain(torch.randn(1, 4), target=0).plan
     assert [type(d.rule).__name__ for _, d in plan] == ["ZPlus", "Zero"]
 
 
@@ -162,15 +187,6 @@ class Second(Name):
 
 
 def test_a_selector_derived_from_another_is_asked_for_every_site() -> None:
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(4, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = self.layer(self.layer(x))
-            return y
-
     lrp = rp.LRP(Twice(), [(Second("layer"), rp.Gamma(1.0)), (rp.All(), rp.Epsilon())])
     lrp.explain(torch.randn(1, 4), target=0)
     plan = lrp.explain(torch.randn(1, 4), target=0).plan
@@ -199,12 +215,15 @@ class LeakyIdentity(rp.Identity):
 @pytest.mark.parametrize("rule", [Leaky(), LeakyIdentity()], ids=str)
 def test_a_rule_of_ones_own_is_given_the_input(rule: rp.Rule) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 2)).double()
+    first, last = nn.Linear(4, 6).double(), nn.Linear(6, 2).double()
     x = torch.randn(3, 4, dtype=torch.float64)
-    found = rp.LRP(model, [(rp.Kind("gelu"), rule)]).explain(x, target=1, unknown="gradient").relevance
-    h = model[0](x)
-    g = torch.where(h > 0, 1.0, 0.1) * model[2].weight[1]
-    torch.testing.assert_close(found, (x * (g @ model[0].weight)).detach())
+    found = (
+        rp.LRP(nn.Sequential(first, nn.GELU(), last), [(rp.Kind("gelu"), rule)])
+        .explain(x, target=1, unknown="gradient")
+        .relevance
+    )
+    g = torch.where(first(x) > 0, 1.0, 0.1) * last.weight[1]
+    torch.testing.assert_close(found, (x * (g @ first.weight)).detach())
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(1, 1, 1), nn.Linear(4, 1)], ids=["conv", "linear"])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,6 +93,35 @@ def reduce_to(g: Tensor, shape: torch.Size) -> Tensor:
     return g if g.shape == shape else g.sum_to_size(shape)
 
 
+def check_number(owner: Any, name: str, low: float = 0.0, also: str = "") -> None:
+    """Refuse a parameter that is not one finite number >= `low`. Raises `RuleError`.
+
+    also   what else the parameter may be, as the message says it
+    """
+    value = getattr(owner, name)
+    if isinstance(value, Tensor):
+        single = value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool
+    else:  # torch does not calculate with a Fraction
+        single = isinstance(value, Real) and not isinstance(value, (bool, Fraction))
+    if not (single and low <= value < math.inf):
+        raise RuleError(f"{type(owner).__name__}: {name} must be a finite number >= {low:g}{also}, got {value!r}")
+
+
+def check_epsilon(owner: Any) -> None:
+    """Refuse an `epsilon` that is none of `Epsilons`. Raises `RuleError`."""
+    if not callable(owner.epsilon):
+        check_number(owner, "epsilon", also=", a Stabilizer or a function of the denominator")
+
+
+def check_choice(owner: Any, name: str, words: Sequence[str]) -> None:
+    """Refuse a parameter that is none of `words`. Raises `RuleError`."""
+    value = getattr(owner, name)
+    if not (isinstance(value, str) and value in words):
+        quoted = [f'"{word}"' for word in words]
+        listed = f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+        raise RuleError(f"{type(owner).__name__}: {name} must be {listed}, got {value!r}")
+
+
 @dataclass(frozen=True)
 class Stabilizer:
     r"""Keep a denominator away from zero.
@@ -105,8 +138,7 @@ class Stabilizer:
     norm_scale: bool = False
 
     def __post_init__(self) -> None:
-        if not self.epsilon >= 0:
-            raise RuleError(f"epsilon must be >= 0, got {self.epsilon}")
+        check_number(self, "epsilon")
 
     def __call__(self, z: Tensor) -> Tensor:
         eps: float | Tensor = self.epsilon

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from numbers import Real
+from typing import Any, Literal
 
 from relprop.composite import Row
-from relprop.numerics import Epsilons
+from relprop.numerics import Epsilons, check_choice
 from relprop.presets.base import Preset
 from relprop.rules import (
     BilinearHalf,
@@ -38,7 +39,16 @@ FEED_FORWARD = Name(
 
 def _linear(gamma: float, epsilon: Epsilons, bias: Bias) -> LinearRule:
     # a stabiliser that keeps empty denominators from dividing by zero and changes no other
-    return Gamma(gamma, epsilon=epsilon or 1e-12, bias=bias) if gamma else Epsilon(epsilon, bias)
+    return (
+        Epsilon(epsilon, bias)
+        if _zero(gamma)
+        else Gamma(gamma, epsilon=1e-12 if _zero(epsilon) else epsilon, bias=bias)
+    )
+
+
+def _zero(parameter: Any) -> bool:
+    """What is no number is left for the rule to refuse."""
+    return isinstance(parameter, Real) and parameter == 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,6 +71,7 @@ class AttnLRP(Preset):
     feed_forward_gamma: float = 0.0
 
     def make(self) -> tuple[Row, ...]:
+        check_choice(self, "router", ("constant", "half"))
         feed_forward = _linear(self.feed_forward_gamma, self.epsilon, self.bias)
         return (
             *(((FEED_FORWARD & DENSE, feed_forward),) if self.feed_forward_gamma else ()),

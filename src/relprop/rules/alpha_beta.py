@@ -12,6 +12,7 @@ from relprop.errors import RuleError
 from relprop.numerics import (
     HALF,
     Epsilons,
+    check_number,
     dot,
     negative,
     positive,
@@ -49,15 +50,16 @@ class AlphaBeta(LinearRule):
     def __init__(
         self, alpha: float = 2.0, beta: float | None = None, epsilon: Epsilons = 1e-6, bias: Bias = "absorb"
     ) -> None:
-        beta = alpha - 1 if beta is None else beta
         for name, value in {"alpha": alpha, "beta": beta, "epsilon": epsilon, "bias": bias}.items():
             object.__setattr__(self, name, value)
         self.__post_init__()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.alpha >= 1 and self.beta >= 0):
-            raise RuleError(f"alpha must be >= 1 and beta >= 0, got alpha={self.alpha}, beta={self.beta}")
+        check_number(self, "alpha", 1.0)
+        if self.beta is None:
+            object.__setattr__(self, "beta", self.alpha - 1)
+        check_number(self, "beta")
         if abs(self.alpha - self.beta - 1) > 1e-9:
             raise RuleError(f"alpha - beta must be 1, got {self.alpha} - {self.beta} = {self.alpha - self.beta}")
 

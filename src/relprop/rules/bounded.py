@@ -40,7 +40,7 @@ class ZBox(LinearRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
+        low, high = self._finite("low"), self._finite("high")
         try:
             ordered = bool((low <= high).all())
         except RuntimeError:
@@ -49,6 +49,18 @@ class ZBox(LinearRule):
             ) from None
         if not ordered:
             raise RuleError(f"low must not exceed high, got low={self.low}, high={self.high}")
+
+    def _finite(self, name: str) -> Tensor:
+        """A bound as a tensor."""
+        given = getattr(self, name)
+        try:
+            bound = torch.as_tensor(given)
+            sound = not bound.is_complex() and bool(bound.isfinite().all())
+        except (TypeError, ValueError, RuntimeError):
+            sound = False
+        if not sound:
+            raise RuleError(f"ZBox: {name} must be a finite number or a tensor of them, got {given!r}")
+        return bound
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ZBox):

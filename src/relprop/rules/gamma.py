@@ -8,9 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from relprop.errors import RuleError
 from relprop.numerics import (
     Epsilons,
+    check_choice,
+    check_number,
     dot,
     negative,
     nonzero,
@@ -53,10 +54,8 @@ class Gamma(LinearRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.gamma >= 0:
-            raise RuleError(f"gamma must be >= 0, got {self.gamma}")
-        if self.variant not in ("generalised", "standard"):
-            raise RuleError(f'variant must be "generalised" or "standard", got {self.variant!r}')
+        check_number(self, "gamma")
+        check_choice(self, "variant", ("generalised", "standard"))
 
     def pull(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
         if self.variant == "standard":

@@ -13,10 +13,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from relprop.errors import RuleError
 from relprop.numerics import (
     HALF,
     Epsilons,
+    check_choice,
+    check_epsilon,
     damped,
     divide,
     dot,
@@ -46,10 +47,8 @@ class LinearRule(Rule):
     rectifies: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.bias not in ("absorb", "zero", "distribute"):
-            raise RuleError(f'bias must be "absorb", "zero" or "distribute", got {self.bias!r}')
-        if not callable(self.epsilon) and not self.epsilon >= 0:
-            raise RuleError(f"epsilon must be >= 0, got {self.epsilon}")
+        check_choice(self, "bias", ("absorb", "zero", "distribute"))
+        check_epsilon(self)
 
     def linear(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
         """The modified gradient at `a`. Half precision: ratios and denominators are formed in float32."""

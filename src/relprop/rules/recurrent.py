@@ -9,8 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from relprop.errors import RuleError
-from relprop.numerics import Epsilons, nonzero, stabiliser
+from relprop.numerics import Epsilons, check_choice, check_epsilon, nonzero, stabiliser
 from relprop.ops.base import Books
 from relprop.ops.recurrent import Recurrent, Weights
 from relprop.rules.base import Rule
@@ -43,10 +42,9 @@ class Gates(Rule):
     home: ClassVar[tuple[str, ...]] = ("recurrent",)
 
     def __post_init__(self) -> None:
-        if self.gate not in _GATES:
-            raise RuleError(f"gate must be one of {', '.join(_GATES)}, got {self.gate!r}")
-        if self.bias not in ("absorb", "distribute"):
-            raise RuleError(f'bias must be "absorb" or "distribute" for recurrent layers, got {self.bias!r}')
+        check_choice(self, "gate", _GATES)
+        check_choice(self, "bias", ("absorb", "distribute"))
+        check_epsilon(self)
 
     def recurrent(
         self,

@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from relprop.errors import RuleError
-from relprop.numerics import Epsilons, dot, nonzero, reduce_to, stabiliser
+from relprop.numerics import Epsilons, check_epsilon, check_number, dot, nonzero, reduce_to, stabiliser
 from relprop.ops.base import Books
 from relprop.ops.elementwise import Product, Sum
 from relprop.ops.pool import Pool
@@ -42,6 +41,9 @@ class Signed(Rule):
 
     epsilon: Epsilons = 0.0
     home: ClassVar[tuple[str, ...]] = ("sum",)
+
+    def __post_init__(self) -> None:
+        check_epsilon(self)
 
     def native(self, op: Any) -> Callable[[Tensor], Tensor] | None:
         plain = not callable(self.epsilon) and self.epsilon == 0
@@ -113,8 +115,7 @@ class ResidualGamma(Absolute):
     gamma: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.gamma >= 0:
-            raise RuleError(f"gamma must be >= 0, got {self.gamma}")
+        check_number(self, "gamma")
 
     def weights(self, terms: Sequence[Tensor], y: Tensor) -> list[Tensor]:
         grown = [t * (1 + self.gamma * (t * y > 0)) for t in terms]
@@ -229,6 +230,9 @@ class EpsilonPool(Rule):
 
     epsilon: Epsilons = 1e-6
     home: ClassVar[tuple[str, ...]] = ("pool",)
+
+    def __post_init__(self) -> None:
+        check_epsilon(self)
 
     def pool(self, op: Pool, x: Tensor, y: Tensor, g: Tensor, books: Books) -> Tensor:
         stable = stabiliser(self.epsilon)(y)

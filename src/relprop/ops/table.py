@@ -72,8 +72,17 @@ class Table:
         Raises `RegistryError` for a function that stands in the table already, unless `replace=True`, and for a
         name that this torch does not have in any form.
         """
+        wrong = [f for f in functions if not (isinstance(f, str) or callable(f))]
+        if wrong or not functions:
+            raise RegistryError(
+                f"op takes torch functions, by name or as the callables themselves, got {wrong[0]!r}"
+                if wrong
+                else 'op takes the torch functions that are parsed: @relprop.op("deg2rad")'
+            )
 
         def decorate(parse: Parser) -> Parser:
+            if not callable(parse):
+                raise RegistryError(f"op decorates a parser, a function of one Call, got {parse!r}")
             for function in functions:
                 found = False
                 name = function if isinstance(function, str) else getattr(function, "__name__", repr(function))

@@ -34,6 +34,13 @@ class Nodes:
                   saved `x`, the identity rule is `lambda node, g: g * f(x) / x`. None: the function is of degree
                   one and its own backward is right
         """
+        if not (isinstance(function, str) or _is_class(function, torch.autograd.Function)):
+            raise RegistryError(
+                "register_function takes a subclass of torch.autograd.Function or the name of its node, such as "
+                f'"MyFunctionBackward", got {function!r}; for a torch function there is relprop.op'
+            )
+        if pull is not None and not callable(pull):
+            raise RegistryError(f"pull must be a function pull(node, g), or None for degree one, got {pull!r}")
         if function in self._pulls and not replace:
             raise RegistryError(
                 f"{_shown(function)} is registered already; pass replace=True to override it on purpose"
@@ -48,6 +55,8 @@ class Nodes:
         treat   "identity": an elementwise function of its first argument, relevance passes unchanged;
                 "gradient": of degree one, its own gradient is right
         """
+        if not (isinstance(module, nn.Module) or _is_class(module, nn.Module)):
+            raise RegistryError(f"register_module takes a module or a class of modules (nn.Module), got {module!r}")
         if treat not in ("identity", "gradient"):
             raise RegistryError(f'treat must be "identity" or "gradient", got {treat!r}')
         known = self._classes if isinstance(module, type) else self._modules
@@ -94,6 +103,10 @@ class Nodes:
             self._modules.pop(what, None)
         elif isinstance(what, type):
             self._classes.pop(what, None)
+
+
+def _is_class(what: Any, of: type) -> bool:
+    return isinstance(what, type) and issubclass(what, of)
 
 
 def _shown(what: Any) -> str:

@@ -496,7 +496,7 @@ def test_normalised_output_relevance_is_an_option() -> None:
         (lambda: jl.RangeTypeMap(slice(0, 2), {nn.Linear: jl.ZeroRule()}), r"is written range\(0, 2\)"),
         (lambda: jl.GlobalTypeMap({"Conv": jl.ZeroRule()}), "takes classes of layers"),
         (lambda: jl.AlphaBetaRule(2.0, 0.5), "alpha - beta must be 1"),
-        (lambda: jl.GammaRule(-1.0), "gamma must be >= 0"),
+        (lambda: jl.GammaRule(-1.0), "gamma must be a finite number >= 0"),
         (lambda: jl.analyze(PICTURE, jl.LRP(vgg()), 9), "out of range"),
     ],
 )

@@ -70,10 +70,10 @@ def test_parameters_count_when_it_is_called() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: LRPUniformEpsilon(m, epsilon=-1.0), "epsilon must be >= 0"),
+        (lambda m: LRPUniformEpsilon(m, epsilon=-1.0), "epsilon must be a finite number >= 0"),
         (lambda m: LRPEpsilonGammaBox(m, low=3.0, high=-3.0), "low must not exceed high"),
         (lambda m: LRPUniformEpsilon(m).set_kwargs(epsilom=1.0), "no parameter 'epsilom'; there are epsilon"),
-        (lambda m: LRPUniformEpsilon(m).set_kwargs(epsilon=-1.0), "epsilon must be >= 0"),
+        (lambda m: LRPUniformEpsilon(m).set_kwargs(epsilon=-1.0), "epsilon must be a finite number >= 0"),
         (lambda m: LRPEpsilonPlus(m, layer="lefd"), "no module named 'lefd'; nearest names: left"),
         (lambda m: LRPEpsilonPlus(m, layer=nn.Linear(1, 1)), "not a module of this model"),
         (lambda m: LRPEpsilonPlus(m, zennit_canonizers=[object()]), "nothing has to be canonized"),

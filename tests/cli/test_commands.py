@@ -249,7 +249,7 @@ def assert_refused(said: Said, message: str) -> None:
         ([*"explain {photo} --rule Kind('conv')".split()], "has no '=' between a selector and a rule"),
         ([*"explain {photo} --rule Kind('conv')=Gama()".split()], "unknown rule 'Gama'; nearest names: Gamma"),
         ([*"explain {photo} --rule Knd('conv')=Gamma()".split()], "unknown selector 'Knd'; nearest names: Kind"),
-        ([*"explain {photo} --rule Kind('conv')=Gamma(-1)".split()], "gamma must be >= 0"),
+        ([*"explain {photo} --rule Kind('conv')=Gamma(-1)".split()], "gamma must be a finite number >= 0"),
         (
             [*"explain {photo} --rule Type(nn.Conv)=Gamma()".split()],
             "'nn.Conv' is no module of torch.nn; nearest names: nn.",

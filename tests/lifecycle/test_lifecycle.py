@@ -357,6 +357,37 @@ def test_call_without_a_cycle() -> None:
         gc.enable()
 
 
+PLACES: dict[str, dict[str, Any]] = {
+    "layers": {"layers": ["stem", "blocks.*.norm1", "blocks.1.conv2:in"]},
+    "weights": {"layers": ["stem.weight", "blocks.0.conv1.weight", "head.weight"]},
+    "conditions": {"conditions": [{"stem": 1}, {"blocks.0": 2}]},
+    "stop": {"stop_at": "blocks.0"},
+    "start": {"start_at": "blocks.0", "target": (1, 1, 1)},
+    "sites": {"audit": "sites", "layers": ["stem"]},
+    "derivative": {"create_graph": True, "layers": ["stem"]},
+}
+
+
+@pytest.mark.filterwarnings("ignore:no relevance passes")  # where ReLUs are shut, which does not matter here
+@every_preset
+@pytest.mark.parametrize("kind", PLACES)
+def test_places_without_a_cycle(preset: str, kind: str) -> None:
+    """Places inside the model leave nothing for the collector either."""
+    model, x = residual_net(), picture()
+    lrp, asked = rp.LRP(model, PRESETS[preset]), {"target": 1, **PLACES[kind]}
+    lrp.explain(x, **asked)
+    gc.collect()
+    gc.disable()
+    try:
+        count = _live_tensors(collect=False)
+        explanation = lrp.explain(x, **asked)
+        del explanation
+        assert _live_tensors(collect=False) == count
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
 def test_the_compiler_is_not_imported() -> None:
     """torch imports its compiler at the first question for it, which takes seconds."""
     code = (

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from relprop.errors import ModelStateError
 from relprop.numerics import dot, nonzero
+from relprop.record.facts import Facts
 from relprop.record.marks import mark_written
 from relprop.record.places import INPUT, Place
 from relprop.record.tensors import exchanged
@@ -40,6 +41,31 @@ class _At(NamedTuple):
 
     def among(self, places: Iterable[Place]) -> bool:
         return any(p.fits(self.kind, n.removesuffix(INPUT)) for p in places for n in self.names)
+
+
+class _Watch:
+    """Looks, at every read of a tensor that was captured, whether its copy is still equal to it.
+
+    name    the place
+    value   the tensor, which is not held
+    writes  shares the count of writes with the copy
+    facts   where the next read is waited for; not held
+    """
+
+    def __init__(self, name: str, value: Tensor, writes: Tensor, facts: Facts) -> None:
+        self._name, self._value, self._writes, self._facts = name, weakref.ref(value), writes, facts
+        self._count = value._version, writes._version
+
+    def __call__(self) -> None:
+        read = self._value()
+        if read is None:
+            return
+        if (read._version, self._writes._version) != self._count:
+            raise ModelStateError(
+                f"the tensor at {self._name!r} is changed in place, and the model then reads it under another name, so "
+                "that no copy can stand for it: ask for a place before or after"
+            )
+        self._facts.on_next_read(read, self)
 
 
 class Captures:
@@ -154,21 +180,7 @@ class Captures:
         with torch._C.DisableTorchFunction():
             writes = onward.detach()  # it shares the count of writes, and is to hold no memory
             writes.data = onward.new_empty(0)
-        before, count = weakref.ref(value), (value._version, writes._version)
-
-        def judge() -> None:
-            read = before()
-            if read is None:
-                return
-            if (read._version, writes._version) != count:
-                raise ModelStateError(
-                    f"the tensor at {name!r} is changed in place, and the model then reads it under another name, so "
-                    "that no copy can stand for it: ask for a place before or after"
-                )
-            facts.on_next_read(read, judge)
-
-        facts = weakref.proxy(self._facts)
-        facts.on_next_read(value, judge)
+        self._facts.on_next_read(value, _Watch(name, value, writes, weakref.proxy(self._facts)))
 
     # -- in the backward -----------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -115,8 +116,9 @@ def _probe(op: LinearMap, factors: Tensor) -> LinearMap:
 
     made: Any = probe
     made.transpose = transpose
+    itself = weakref.proxy(probe)  # what it holds may not hold it: the weights would wait for the collector
     made.pull_back = lambda s, a: transpose(s, op.weight, a)
-    made.spread = lambda s, a: LinearMap.spread(probe, s, a)
-    made.both = lambda s, w, v, a: LinearMap.both(probe, s, w, v, a)
+    made.spread = lambda s, a: LinearMap.spread(itself, s, a)
+    made.both = lambda s, w, v, a: LinearMap.both(itself, s, w, v, a)
     made.memory = None
     return probe

@@ -90,6 +90,51 @@ def test_fused_kernel(name: str, preset: str) -> None:
         assert_close(found, wanted, rtol=1e-9, label=label)
 
 
+class Beside(nn.Module):
+    """An attention whose values are constants, with a way around it."""
+
+    around = True
+
+    def __init__(self, of_input: str, module: bool, weights: bool = False) -> None:
+        super().__init__()
+        self.of_input, self.weights = of_input, weights
+        self.attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True) if module else None
+        self.memory, self.head = nn.Parameter(torch.empty(2, 4, WIDTH)), nn.Linear(WIDTH, 3)
+
+    def attend(self, x: Tensor) -> Tensor:
+        q, k, v = (x if name in self.of_input else self.memory for name in "qkv")
+        if self.attention is None:
+            return F.scaled_dot_product_attention(q, k, v)
+        return self.attention(q, k, v, need_weights=self.weights)[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.attend(x).mean(1)
+        return self.head(h + x.mean(1) if self.around else h)
+
+
+@pytest.mark.parametrize("create_graph", [False, True], ids=["plain", "differentiable"])
+@pytest.mark.parametrize("kernel", ["function", "module", "module with weights"])
+@pytest.mark.parametrize("of_input", ["qk", "q", "k", ""])
+def test_constant_values(of_input: str, kernel: str, create_graph: bool) -> None:
+    """Under CP-LRP nothing passes an attention whose values are constants: its result is a constant addend."""
+    model = Beside(of_input, kernel != "function", kernel.endswith("weights")).double().eval()
+    fill(model)
+    x = draw(2, 4, WIDTH).requires_grad_()
+    lrp = rp.LRP(model, rp.CPLRP())
+    e = lrp.explain(x, target=1, create_graph=create_graph)
+    assert_close(e.relevance.detach(), (x / 4 * model.head.weight[1]).detach())
+    assert_close(
+        torch.tensor(e.audit.constants, dtype=torch.float64),
+        (model.attend(x).mean(1) @ model.head.weight[1]).sum().detach(),
+    )
+    if create_graph:  # relevance is linear in the input
+        (slope,) = torch.autograd.grad(e.relevance.sum(), x)
+        assert_close(slope, (model.head.weight[1] / 4).expand_as(x).detach())
+    model.around = False
+    with pytest.raises(rp.NoPathError, match="constants alone"):
+        lrp.explain(x, target=1, create_graph=create_graph)
+
+
 @pytest.mark.parametrize("which", ["q", "k", "v"])
 def test_constant_operand(which: str) -> None:
     """A constant operand's share goes to the others: a learned query makes the scores linear in the keys."""

@@ -339,6 +339,8 @@ class Recorder(TorchFunctionMode):
             weighting, constants = op.weighting()
             given = (operands[op.roles.index("v")], *(self.graph.constant(t) for t in constants))
             return self.graph.step(Visit(weighting, rule, site, self.ledger), partial(op.kernel, {}), given)
+        if not any(shares.get(role) for role in op.roles):
+            return self.graph.without(partial(op.kernel, {}))
         changed: dict[str, Tensor] = {}
         pair = {"q", "k"} <= set(op.roles) and shares.get("q") == shares.get("k")
         times = {"v": 0, "q": 2, "k": 0} if pair else {"v": 0}

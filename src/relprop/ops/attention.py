@@ -11,7 +11,7 @@ from torch import Tensor
 
 from relprop.errors import ModelStateError
 from relprop.numerics import HALF, dot
-from relprop.ops.base import Call, Expansion, Fact, Op
+from relprop.ops.base import Call, Expansion, Fact, Kept, Op
 from relprop.ops.packed import packed_linear
 from relprop.ops.table import op
 
@@ -89,33 +89,43 @@ class Weighting(Op):
         return weights if mask is None else weights.nan_to_num(0.0)
 
 
-class Share(Op):
-    """An operand of a fused kernel on its way in: what the kernel's gradient brings back is multiplied by `share`.
+class Entrance(Op):
+    """The operands of a fused kernel on their way in: what its gradient brings back is multiplied by their shares.
 
     What an operand of the softmax gets was not taken from the others: it is excess of less than nothing. Queries and
-    keys get the same amount in all, so that one of them (`times` 2) accounts for both.
+    keys get the same amount in all, so that one of them accounts for both.
+
+    roles, shares   of the operands, which of them they are and which part of its gradient each gets
     """
 
     family = "fixed"
     kind = "attention"
     within = True
 
-    def __init__(self, role: str, share: float, times: float) -> None:
-        self.role, self.share, self.times = role, share, times
+    def __init__(self, roles: tuple[str, ...], shares: dict[str, float]) -> None:
+        self.shares = tuple(shares[r] for r in roles)
+        pair = shares.get("q") == shares.get("k") and {"q", "k"} <= set(roles)
+        times = {"v": 0.0, "q": 2.0, "k": 0.0} if pair else {"v": 0.0}
+        #: How often each operand's relevance is written down.
+        self.times = tuple(times.get(r, 1.0) for r in roles)
+        self.masks = tuple(r == "mask" for r in roles)
+
+    def keep(self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor]) -> Kept:
+        needed = tuple(x if times else None for x, times in zip(operands, self.times, strict=True))
+        return needed, (None,) * len(outputs)
 
     def pull(
         self,
         rule: Any,
         operands: Sequence[Tensor],
         outputs: Sequence[Tensor],
-        gs: Sequence[Tensor],
+        gs: Sequence[Tensor | None],
         books: Any,
     ) -> tuple[Tensor | None, ...]:
-        g = gs[0] if self.share == 1 else gs[0] * self.share
-        if self.times:
-            product = _masked_product if self.role == "mask" else dot
-            books.add("excess", product(operands[0], gs[0]), -self.share * self.times)
-        return (g,)
+        for x, g, share, times, mask in zip(operands, gs, self.shares, self.times, self.masks, strict=True):
+            if times and g is not None:
+                books.add("excess", _masked_product(x, g) if mask else dot(x, g), -share * times)
+        return tuple(g if g is None or s == 1 else g * s for g, s in zip(gs, self.shares, strict=True))
 
 
 def _masked_product(value: Tensor, gradient: Tensor) -> Tensor:

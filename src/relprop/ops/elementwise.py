@@ -210,16 +210,13 @@ def _sum(call: Call, x: Any, y: Any, factor_x: float, factor_y: float) -> Op | N
             made.fact.nonneg = nonneg
         return made
     moving, constant, f_m, f_c = (x, y, factor_x, factor_y) if call.depends(x) else (y, x, factor_y, factor_x)
+    nonneg = f_m > 0 and not isinstance(constant, Tensor) and f_c * constant >= 0 and _nonneg(call, moving)
     if chained(call, moving) and _scalar(constant):
-        made_chain = attach(call, chain_root(call, moving))
-        assert made_chain.fact is not None
-        made_chain.fact.nonneg = _nonneg(call, moving) and f_m > 0 and not isinstance(constant, Tensor) \
-            and f_c * constant >= 0  # fmt: skip
-        return made_chain
+        return attach(call, chain_root(call, moving), nonneg)
     made = Sum((f_m,), _times(constant, f_c))
     made.operands, made.run = (moving,), call.run
     made.fact = stemmed(call, Fact(), moving)
-    made.fact.nonneg = _nonneg(call, moving) and f_m > 0 and not isinstance(constant, Tensor) and f_c * constant >= 0
+    made.fact.nonneg = nonneg
     return made
 
 

@@ -30,10 +30,10 @@ def link(tensor: Tensor) -> Link:
     return Link(tensor, tensor._version)
 
 
-def ancestors(call: Call, tensor: Tensor) -> Iterator[Tensor]:
+def ancestors(tensor: Tensor, fact: Fact | None) -> Iterator[Tensor]:
+    """The tensor itself and what it stems from, nearest first."""
     yield tensor
-    fact = call.fact(tensor)
-    for ancestor in fact.stem if fact else ():
+    for ancestor in fact.stem if fact is not None else ():
         alive = ancestor.get()
         if alive is not None:
             yield alive
@@ -61,8 +61,8 @@ def common_root(call: Call, x: Tensor, y: Tensor) -> Tensor | None:
     known, others = call.fact(x), call.fact(y)
     if not (known is not None and known.stem) and not (others is not None and others.stem):
         return None
-    ours = {id(a) for a in ancestors(call, x)}
-    return next((a for a in ancestors(call, y) if id(a) in ours), None)
+    ours = {id(a) for a in ancestors(x, known)}
+    return next((a for a in ancestors(y, others) if id(a) in ours), None)
 
 
 def stemmed(call: Call, fact: Fact, parent: Tensor) -> Fact:

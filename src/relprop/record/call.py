@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from relprop.ops.base import Fact
@@ -19,9 +18,13 @@ _FIRST = ("self", "x", "tensor")
 
 
 class SeenCall:
-    """A call with its arguments, and what the recorder knows about its tensors."""
+    """A call with its arguments, and what the recorder knows about its tensors.
 
-    __slots__ = ("_facts", "_graph", "_recorder", "args", "func", "kwargs", "name")
+    depends  whether a value depends on the input
+    fact     what is known about a tensor; None of anything else
+    """
+
+    __slots__ = ("_graph", "_recorder", "args", "depends", "fact", "func", "kwargs", "name")
 
     def __init__(
         self,
@@ -32,11 +35,10 @@ class SeenCall:
         kwargs: dict[str, Any],
     ) -> None:
         self._recorder, self.func, self.name, self.args, self.kwargs = recorder, func, name, args, kwargs
-        self._graph, self._facts = recorder.graph, recorder.facts
-
-    def depends(self, value: Any) -> bool:
-        """Whether the value depends on the input."""
-        return isinstance(value, torch.Tensor) and self._graph.depends(value)
+        self._graph = recorder.graph
+        # straight from where it is known: parsers ask several times a call
+        self.depends: Callable[[Any], bool] = recorder.graph.depends
+        self.fact: Callable[[Any], Fact | None] = recorder.facts.get
 
     def constant(self, tensor: Tensor) -> Tensor:
         """The values of a tensor, through which no relevance passes."""
@@ -50,9 +52,6 @@ class SeenCall:
     def module(self) -> Any:
         """The innermost running module."""
         return self._recorder.scope.module
-
-    def fact(self, tensor: Tensor) -> Fact | None:
-        return self._facts.get(tensor) if isinstance(tensor, torch.Tensor) else None
 
     def bind(self, names: str, **defaults: Any) -> list[Any]:
         """The arguments under these names, by position or keyword."""

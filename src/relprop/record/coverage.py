@@ -57,7 +57,7 @@ def walk(outputs: Iterable[Tensor]) -> tuple[list[Unknown], int]:
     unknown: list[Unknown] = []
     while stack:
         node, since = stack.pop()
-        if since is None and not hasattr(node, "visit"):
+        if since is None:
             since = node.metadata.get(MARK)
             if since is None and (found := _judged(node)) is not None:
                 unknown.append(found)
@@ -70,7 +70,9 @@ def walk(outputs: Iterable[Tensor]) -> tuple[list[Unknown], int]:
 
 
 def _judged(node: Any) -> Unknown | None:
-    """A node that no recorded call made."""
+    """A node that no recorded call marked."""
+    if hasattr(node, "visit"):
+        return None
     name = node.name()
     if name in ("torch::autograd::AccumulateGrad", "AccumulateGrad") or bare(name) in FREE:
         return None

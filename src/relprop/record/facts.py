@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -56,9 +56,10 @@ class Facts:
             self._known[known.place] = known
         return known
 
-    def get(self, tensor: Tensor) -> Fact | None:
-        known = self._known.get(id(tensor))
-        if known is None or known() is not tensor or known.version != tensor._version:
+    def get(self, value: Any) -> Fact | None:
+        """What is known about a tensor, as it is now; None of anything else."""
+        known = self._known.get(id(value))
+        if known is None or known() is not value or known.version != cast(Tensor, value)._version:
             return None
         return known.fact
 

@@ -77,9 +77,9 @@ class Graph:
             known = self._aliases[id(parameter)] = (parameter, parameter.detach())
         return known[1]
 
-    def depends(self, tensor: Tensor) -> bool:
-        """Whether a tensor depends on the input: parameters enter detached."""
-        return tensor.requires_grad
+    def depends(self, value: Any) -> bool:
+        """Whether a value is a tensor that depends on the input: parameters enter detached."""
+        return isinstance(value, Tensor) and value.requires_grad
 
     def constant(self, tensor: Tensor) -> Tensor:
         """The values of a tensor, through which no relevance passes."""

@@ -30,17 +30,12 @@ _INPLACE_LAST = frozenset(
 def is_inplace(call: SeenCall, entry: Any) -> bool:
     if entry.inplace or entry.name in WRITERS or (call.kwargs and call.kwargs.get("inplace")):
         return True
-    return _positional(call)
+    return len(call.args) > 1 and call.args[-1] is True and _positional(call)
 
 
 def _positional(call: SeenCall) -> bool:
     """`F.relu(x, True)`."""
-    return (
-        len(call.args) > 1
-        and call.args[-1] is True
-        and getattr(call.func, "__module__", "") == "torch.nn.functional"
-        and call.name in _INPLACE_LAST
-    )
+    return getattr(call.func, "__module__", "") == "torch.nn.functional" and call.name in _INPLACE_LAST
 
 
 def inplace(rec: Recorder, call: SeenCall, entry: Any) -> Any:
@@ -50,7 +45,7 @@ def inplace(rec: Recorder, call: SeenCall, entry: Any) -> Any:
         return _write_natively(rec, call, entry, target)
     kwargs = {k: v for k, v in call.kwargs.items() if k != "inplace"}
     args = call.args
-    if args and args[-1] is True and _positional(call):
+    if len(args) > 1 and args[-1] is True and _positional(call):
         args = args[:-1]
     func = out_of_place(call.func)
     outer = SeenCall(rec, func, entry.name, args, kwargs)

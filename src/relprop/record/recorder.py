@@ -16,9 +16,9 @@ from relprop.composite import Composite, Decision
 from relprop.errors import ModelStateError, RegistryError
 from relprop.numerics import dot
 from relprop.ops import TABLE, Called, Expansion, Fact, LinearMap, Native, Op
-from relprop.ops.attention import Attention, Share
+from relprop.ops.attention import Attention, Entrance
 from relprop.ops.elementwise import Elementwise, Sum
-from relprop.ops.structure import SAME
+from relprop.ops.structure import SAME, move
 from relprop.record.books import Ledger
 from relprop.record.call import SeenCall
 from relprop.record.captures import Captures
@@ -116,6 +116,8 @@ class Recorder(TorchFunctionMode):
             return result
         if entry is None:
             return self._unlisted(func, args, kwargs)
+        if entry.parse is move and not kwargs and self._moves(entry, args):
+            return self._moved(func, args)
         if kwargs.get("out") is not None:
             target = kwargs.pop("out")
             result = self.__torch_function__(func, types, args, kwargs)
@@ -125,6 +127,21 @@ class Recorder(TorchFunctionMode):
             result = inplace(self, call, entry)
         else:
             result = self.carry_out(call, self.parse(entry, call))
+        self.scope.made = upcoming()
+        return result
+
+    def _moves(self, entry: Any, args: Any) -> bool:
+        """Whether the call moves entries of a tensor of which nothing is known that its parts would share."""
+        if entry.inplace or not args or not self.graph.in_place or self.sites.positions.entries:
+            return False
+        fact = self.facts.get(args[0])
+        return self.graph.depends(args[0]) and (fact is None or not (fact.nonneg or fact.gate or fact.inverse))
+
+    def _moved(self, func: Any, args: Any) -> Any:
+        since = upcoming()
+        result = func(*args)
+        mark(result, since, self.ledger)
+        self.facts.loosen()
         self.scope.made = upcoming()
         return result
 
@@ -339,18 +356,14 @@ class Recorder(TorchFunctionMode):
             weighting, constants = op.weighting()
             given = (operands[op.roles.index("v")], *(self.graph.constant(t) for t in constants))
             return self.graph.step(Visit(weighting, rule, site, self.ledger), partial(op.kernel, {}), given)
-        if not any(shares.get(role) for role in op.roles):
+        taken = {r: t for r, t in zip(op.roles, operands, strict=True) if shares.get(r)}
+        if not taken:
             return self.graph.without(partial(op.kernel, {}))
-        changed: dict[str, Tensor] = {}
-        pair = {"q", "k"} <= set(op.roles) and shares.get("q") == shares.get("k")
-        times = {"v": 0, "q": 2, "k": 0} if pair else {"v": 0}
-        for role, operand in zip(op.roles, operands, strict=True):
-            share = shares.get(role, 0.0)
-            if not share:
-                changed[role] = self.graph.constant(operand)
-                continue
-            visit = Visit(Share(role, share, times.get(role, 1)), rule, site, self.ledger)
-            changed[role] = self.graph.step(visit, partial(operand.view_as, operand), (operand,))
+        entering = tuple(taken.values())
+        visit = Visit(Entrance(tuple(taken), shares), rule, site, self.ledger)
+        given_on = self.graph.step(visit, partial(_onward, entering), entering)
+        changed = {r: self.graph.constant(t) for r, t in zip(op.roles, operands, strict=True) if r not in taken}
+        changed |= zip(taken, given_on, strict=True)
         # the values' relevance is the output's
         lost = 1.0 - (shares.get("v", 0.0) if "v" in op.roles else 0.0)
         result = self.graph.attended(op, changed, lost, site)
@@ -414,6 +427,10 @@ class Recorder(TorchFunctionMode):
             return result
         tapped = self._tap("site", (site.label,), result)
         return result if tapped is None else tapped
+
+
+def _onward(operands: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(t.view_as(t) for t in operands)
 
 
 def _ordered(g: Tensor) -> Tensor:

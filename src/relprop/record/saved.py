@@ -40,8 +40,10 @@ class Boxes:
         return top is not None and getattr(top[0], "__self__", None) is not self
 
     def _pack(self, tensor: Tensor) -> Box:
-        with torch._C.DisableTorchFunction():  # what autograd keeps is no cut of the model's
-            box = Box(tensor.detach())
+        if tensor.requires_grad:  # a constant keeps nothing else alive
+            with torch._C.DisableTorchFunction():  # what autograd keeps is no cut of the model's
+                tensor = tensor.detach()
+        box = Box(tensor)
         self._latest.append(weakref.ref(box))
         return box
 

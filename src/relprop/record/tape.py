@@ -64,8 +64,8 @@ class Tape(Graph):
 
     # -- what depends on the input -------------------------------------------------------------------------------
 
-    def depends(self, tensor: Tensor) -> bool:
-        return _key(tensor) in self._moving
+    def depends(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and _key(value) in self._moving
 
     def constant(self, tensor: Tensor) -> Tensor:
         """The same values, through which no relevance passes; their derivative does."""

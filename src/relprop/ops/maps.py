@@ -7,6 +7,7 @@ all of them. `w` is what the rules modify (its signs, its square, ones).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
@@ -52,8 +53,7 @@ class LinearMap(Op):
         """The input, or a tensor without values, where a rule kept no more of it than its layout."""
         if a is not None:
             return a
-        size, stride, dtype = self.layout
-        return torch.empty_strided(size, stride, dtype=dtype, device="meta")
+        return _without_values(*self.layout)
 
     def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
         raise NotImplementedError
@@ -146,6 +146,11 @@ class LinearMap(Op):
         books: Any,
     ) -> tuple[Tensor | None, ...]:
         return (rule.linear(self, self.input(operands[0]), outputs[0], gs[0], books),)
+
+
+@lru_cache(maxsize=1024)
+def _without_values(size: torch.Size, stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty_strided(size, stride, dtype=dtype, device="meta")
 
 
 def dense(a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from relprop.ops import Expansion, Native, Op
 from relprop.ops.elementwise import Elementwise, Sum
 from relprop.record.call import SeenCall
 from relprop.record.marks import mark, mark_written, upcoming
+from relprop.record.rectified import absorb
 from relprop.record.tensors import out_of_place
 from relprop.rules.base import as_is
 
@@ -51,7 +52,7 @@ def inplace(rec: Recorder, call: SeenCall, entry: Any) -> Any:
     outer = SeenCall(rec, func, entry.name, args, kwargs)
     parsed = rec.parse(entry, outer)
     if rec.graph.in_place and _runs_natively(rec, parsed, outer) and not (target._is_view() and _books(parsed)):
-        if entry.name == "relu" and _absorb(rec, target, parsed, call):
+        if entry.name == "relu" and absorb(rec, target, parsed, call):
             return target
         if isinstance(parsed, Sum) and rec.boxes.alone_with(target):
             return adopt(rec, target, rec.carry_out(outer, parsed))
@@ -64,23 +65,6 @@ def inplace(rec: Recorder, call: SeenCall, entry: Any) -> Any:
         return result
     result = rec.carry_out(outer, parsed)
     return write(rec, target, result)
-
-
-def _absorb(rec: Recorder, target: Tensor, parsed: Any, call: SeenCall) -> bool:
-    """A ReLU that is the only reader of a linear map's output becomes part of that map's site.
-
-    The ReLU's result stands for the output: `g z` is the same where g is masked, and zero where it is not. So
-    neither the output nor a mask is kept, and the ReLU has no node of its own.
-    """
-    step = rec.only_reader(target)
-    if step is None:
-        return False
-    rec.sites.decide(parsed, call.name, rec.seen((target,), {}))
-    with torch.no_grad():
-        call.run()
-    step.op.rectified = True
-    rec.facts.put(target, parsed.fact)
-    return True
 
 
 def _runs_natively(rec: Recorder, parsed: Op | Native | Expansion, call: SeenCall) -> bool:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from relprop.composite import Composite, Decision
-from relprop.errors import ModelStateError, RegistryError
+from relprop.errors import RegistryError
 from relprop.numerics import dot
 from relprop.ops import TABLE, Called, Expansion, Fact, LinearMap, Native, Op
-from relprop.ops.attention import Attention, Entrance
+from relprop.ops.attention import Attention
 from relprop.ops.elementwise import Elementwise, Sum
 from relprop.ops.structure import SAME, move
+from relprop.record.attended import attend
 from relprop.record.books import Ledger
 from relprop.record.call import SeenCall
 from relprop.record.captures import Captures
@@ -29,6 +30,7 @@ from relprop.record.inplace import inplace, is_inplace, write
 from relprop.record.leaves import Leaves
 from relprop.record.marks import mark, upcoming
 from relprop.record.producer import Producer
+from relprop.record.rectified import only_reader, rectify
 from relprop.record.residual import residual
 from relprop.record.saved import Boxes
 from relprop.record.scope import ModuleScope
@@ -245,14 +247,16 @@ class Recorder(TorchFunctionMode):
         if rule.constant(op):
             return self.graph.without(run)
         if family == "attention" and isinstance(op, Attention):
-            result = self._attend(op, rule, site, operands, call)
+            result = attend(self, op, rule, site, operands)
             self._note(result, op.fact, seen)
             return self._tap_site(site, result)
         before = rule.native(op) if family != "fixed" and not op.explicit else None
         if not op.degree_one and isinstance(rule, Gradient) and self.composite.reading == "relevance":
             before, op, operands, run = None, *self._called(call, op)
-        if before is as_is and call.name == "relu" and (step := self.only_reader(operands[0])) is not None:
-            return self._rectify(step, op, operands[0], run, seen)
+        if before is as_is and call.name == "relu" and (step := only_reader(self, operands[0])) is not None:
+            result = rectify(self, step, operands[0], run)
+            self._note(result, op.fact, seen)
+            return result
         merged: Producer | None = op.merged_into
         op.merged_into = None
         if before is not None:
@@ -320,59 +324,6 @@ class Recorder(TorchFunctionMode):
         self.sites.replay()
         return self
 
-    def _rectify(self, step: Visit, op: Op, operand: Tensor, run: Callable[[], Any], seen: frozenset[int]) -> Tensor:
-        """The same out of place, where the ReLU's own node masks `g` once more: undone should something else read
-        the map's output after all."""
-        result: Tensor = run()
-        step.op.rectified = True
-        put_back = self.boxes.stand_in(operand, result)
-
-        def undo() -> None:
-            put_back()
-            step.op.rectified = False
-
-        self.facts.on_next_read(operand, undo)
-        self._note(result, op.fact, seen)
-        return result
-
-    def only_reader(self, tensor: Tensor) -> Visit | None:
-        """The linear map's step that made the tensor, if the running call is the first to read it.
-
-        Nobody's, where what is kept is not kept by us (activation checkpointing): it could not be exchanged; nor where
-        the results of operations are captured.
-        """
-        if self.boxes.elsewhere() or "site" in self.captures.kinds or not self.graph.in_place:
-            return None
-        fact = self.facts.get(tensor)
-        step = fact.step if fact is not None else None
-        if step is None or self.facts.reads(tensor) != 1 or tensor._base is not None:
-            return None
-        return step if self.boxes.kept(tensor) == 1 else None  # a function out of sight would keep it too
-
-    def _attend(self, op: Attention, rule: Any, site: Site, operands: tuple[Tensor, ...], call: SeenCall) -> Any:
-        """The kernel itself, with what enters it sharing out its gradients."""
-        shares = rule.attention(op)
-        if shares == {"v": 1.0} and "v" in op.roles and op.inputs["v"].is_cpu:
-            weighting, constants = op.weighting()
-            given = (operands[op.roles.index("v")], *(self.graph.constant(t) for t in constants))
-            return self.graph.step(Visit(weighting, rule, site, self.ledger), partial(op.kernel, {}), given)
-        taken = {r: t for r, t in zip(op.roles, operands, strict=True) if shares.get(r)}
-        if not taken:
-            return self.graph.without(partial(op.kernel, {}))
-        entering = tuple(taken.values())
-        visit = Visit(Entrance(tuple(taken), shares), rule, site, self.ledger)
-        given_on = self.graph.step(visit, partial(_onward, entering), entering)
-        changed = {r: self.graph.constant(t) for r, t in zip(op.roles, operands, strict=True) if r not in taken}
-        changed |= zip(taken, given_on, strict=True)
-        # the values' relevance is the output's
-        lost = 1.0 - (shares.get("v", 0.0) if "v" in op.roles else 0.0)
-        result = self.graph.attended(op, changed, lost, site)
-        if not result.requires_grad and any(t.requires_grad for t in changed.values()):
-            raise ModelStateError(
-                f"the attention kernel at {site.label} returned no gradient: choose another by torch.nn.attention."
-            )
-        return result
-
     def _whole(self, module: nn.Module, treat: str, args: tuple[Any, ...], since: int, output: Any) -> Any:
         """A module that is registered as one operation."""
         moving = [t for t in tensors(args) if self.graph.depends(t)]
@@ -427,10 +378,6 @@ class Recorder(TorchFunctionMode):
             return result
         tapped = self._tap("site", (site.label,), result)
         return result if tapped is None else tapped
-
-
-def _onward(operands: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(t.view_as(t) for t in operands)
 
 
 def _ordered(g: Tensor) -> Tensor:

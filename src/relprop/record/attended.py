@@ -1,0 +1,45 @@
+"""Fused attention kernels: the kernel itself, with what enters it sharing out its gradients."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from relprop.errors import ModelStateError
+from relprop.ops.attention import Attention, Entrance
+from relprop.record.step import Visit
+from relprop.site import Site
+
+if TYPE_CHECKING:
+    from relprop.record.recorder import Recorder
+
+
+def attend(rec: Recorder, op: Attention, rule: Any, site: Site, operands: tuple[Tensor, ...]) -> Any:
+    """Carry the kernel out, in the graph."""
+    shares, graph = rule.attention(op), rec.graph
+    if shares == {"v": 1.0} and "v" in op.roles and op.inputs["v"].is_cpu:
+        weighting, constants = op.weighting()
+        given = (operands[op.roles.index("v")], *(graph.constant(t) for t in constants))
+        return graph.step(Visit(weighting, rule, site, rec.ledger), partial(op.kernel, {}), given)
+    taken = {r: t for r, t in zip(op.roles, operands, strict=True) if shares.get(r)}
+    if not taken:
+        return graph.without(partial(op.kernel, {}))
+    entering = tuple(taken.values())
+    visit = Visit(Entrance(tuple(taken), shares), rule, site, rec.ledger)
+    onward = graph.step(visit, partial(_views, entering), entering)
+    changed = {r: graph.constant(t) for r, t in zip(op.roles, operands, strict=True) if r not in taken}
+    changed |= zip(taken, onward, strict=True)
+    # the values' relevance is the output's
+    lost = 1.0 - (shares.get("v", 0.0) if "v" in op.roles else 0.0)
+    result = graph.attended(op, changed, lost, site)
+    if not result.requires_grad and any(t.requires_grad for t in changed.values()):
+        raise ModelStateError(
+            f"the attention kernel at {site.label} returned no gradient: choose another by torch.nn.attention."
+        )
+    return result
+
+
+def _views(operands: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(t.view_as(t) for t in operands)

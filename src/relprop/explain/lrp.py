@@ -264,7 +264,7 @@ def _at_output(result: Explanation) -> float:
     """How much the outputs come to: the absolute relevance there, or what it would be if all outputs had the most of
     it. What is explained may be a difference of outputs that are nearly equal."""
     assert result.at_output is not None
-    values, g = result.at_output
+    values, g = (t.detach() for t in result.at_output)
     size = sum(float(t.detach().abs().sum()) for t in tensors(result.output) if t.is_floating_point())
     return max(float((values * g).abs().sum()), size * float(g.abs().max())) if g.numel() else 0.0
 

@@ -199,6 +199,61 @@ def test_of_a_linear_model_by_hand() -> None:
     assert_close(by_input, torch.tensor([[0.0, 1.0, 0.0]]).double() * model.weight.detach())
 
 
+class Cancelling(nn.Module):
+    """A function of `a - b`."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.difference, self.function = nn.Linear(2, 1, bias=False).double(), function
+        with torch.no_grad():
+            self.difference.weight.copy_(torch.tensor([[1.0, -1.0]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.difference(x))
+
+
+#: f''(0) / 2, which is the derivative of f(x) / x at 0.
+TURNS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
+    "gelu": (functional.gelu, (2 * torch.pi) ** -0.5),  # the normal density at 0
+    "gelu by tanh": (lambda x: functional.gelu(x, approximate="tanh"), (2 * torch.pi) ** -0.5),
+    "silu": (functional.silu, 1 / 4),  # sigmoid'(0)
+    "mish": (functional.mish, 8 / 25),  # tanh'(ln 2) sigmoid(0) = (1 - (3/5)^2) / 2
+    "hardswish": (functional.hardswish, 1 / 6),  # x (x + 3) / 6
+    "expm1": (torch.expm1, 1 / 2),
+    "log1p": (torch.log1p, -1 / 2),
+    "square": (torch.square, 1.0),
+    "power": (lambda x: x**2, 1.0),
+    "gelu by hand": (lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)), (2 * torch.pi) ** -0.5),
+    "silu by hand": (lambda x: x / (1 + torch.exp(-x)), 1 / 4),
+    "elu": (functional.elu, 0.0),  # 1/2 from the left, 0 from the right, which torch's own derivative takes
+    **{
+        f.__name__: (f, 0.0) for f in (torch.tanh, torch.sin, torch.atan, torch.asinh, torch.erf, functional.tanhshrink)
+    },
+    "relu6": (functional.relu6, 0.0),
+    "softplus": (functional.softplus, 0.0),  # f(0) is no 0: all of it is a constant there
+}
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_an_activation_at_zero(name: str) -> None:
+    """R_a = a r(a - b), r(x) = f(x) / x. At a = b = 1, dR_a / db = -r'(0), whatever stands beside the zero."""
+    function, turn = TURNS[name]
+    x = torch.tensor([[1.0, 1.0], [1.0, 0.5]], dtype=torch.float64, requires_grad=True)
+    e = rp.LRP(Cancelling(function), rp.Zero()).explain(x, target=0, create_graph=True)
+    (slope,) = torch.autograd.grad(e.relevance[:, 0].sum(), x)
+    assert abs(slope[0, 1].item() + turn) < 1e-12
+    half = torch.tensor([[0.5]], dtype=torch.float64, requires_grad=True)
+    (beside,) = torch.autograd.grad(function(half) / half, half)
+    assert abs(slope[1, 1].item() + beside.item()) < 1e-12
+
+
+def test_an_output_of_zero() -> None:
+    """Whether relevance has grown too much is asked of values alone: torch warns of numbers taken from a graph."""
+    x = torch.ones(1, 2, dtype=torch.float64)
+    e = rp.LRP(Cancelling(torch.tanh), rp.Zero()).explain(x, target=0, create_graph=True)
+    assert_close(e.relevance.detach(), torch.tensor([[1.0, -1.0]], dtype=torch.float64))
+
+
 def test_layers_activations_and_output_are_differentiable_too() -> None:
     model, x, _ = small()
     e = rp.LRP(model, rp.EpsilonPlus()).explain(x, target=1, layers=["conv2"], create_graph=True)

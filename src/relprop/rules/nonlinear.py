@@ -58,7 +58,8 @@ class Identity(Rule):
             ratio = nonzero(y) / nonzero(x)
         else:
             zero = x == 0
-            ratio = torch.where(zero, torch.where(y == 0, op.at_zero, 0.0), y / nonzero(x))
+            limit = op.at_zero + _turning(x, y, zero) if torch.is_grad_enabled() else op.at_zero
+            ratio = torch.where(zero, torch.where(y == 0, limit, 0.0), y / nonzero(x))
             if op.name not in _THROUGH_ZERO:  # all of f(0) is a constant of the function
                 books.add("constants", dot(torch.where(zero, y, 0.0), g))
         return g * (ratio.conj() if ratio.is_complex() else ratio)  # complex: R = Re(conj(a) g)
@@ -68,6 +69,23 @@ class Identity(Rule):
 
     def softmax(self, op: Softmax, x: Tensor, y: Tensor, g: Tensor, books: Books) -> Tensor:
         return g * nonzero(y) / nonzero(x)
+
+
+def _turning(x: Tensor, y: Tensor, zero: Tensor) -> Tensor | float:
+    """What is 0 at x = 0 and has the derivative of f(x)/x there, which is f''(0)/2, where f(0) = 0.
+
+    f'(x) - x f''/2 has it, with f'' held fixed. Where `y` is not seen to be a function of `x`, for the model changed
+    one of them in place, or has no second derivative: 0.
+    """
+    if x.shape != y.shape or y.is_complex() or not bool(zero.any()):
+        return 0.0
+    (first,) = torch.autograd.grad(y.sum(), x, create_graph=True, allow_unused=True)
+    if first is None or not first.requires_grad:
+        return 0.0
+    (second,) = torch.autograd.grad(first.sum(), x, retain_graph=True, allow_unused=True)
+    if second is None or not bool((first.isfinite() & second.isfinite()).all()):
+        return 0.0
+    return first - first.detach() - x * second / 2
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from relprop.ops import (
     elementwise,
     linear,
     norm,
+    placed,
     pool,
     product,
     recurrent,
@@ -23,4 +24,4 @@ from relprop.ops.maps import LinearMap as LinearMap
 from relprop.ops.table import TABLE as TABLE
 from relprop.ops.table import op as op
 
-FILES = (attention, elementwise, linear, norm, pool, product, recurrent, selection, softmax, structure)
+FILES = (attention, elementwise, linear, norm, placed, pool, product, recurrent, selection, softmax, structure)

@@ -163,14 +163,14 @@ def _cat_share(parts: Sequence[Tensor], fixed: Sequence[bool], dim: int, stacked
         for size, value in zip(sizes, constants, strict=True):
             if value is not None and size:
                 piece = g.select(dim, start) if stacked else g.narrow(dim, start, size)
-                total = total + _finite_product(piece, value)
+                total = total + finite_product(piece, value)
             start += size
         return total
 
     return share
 
 
-def _finite_product(g: Tensor, value: Any) -> Tensor:
+def finite_product(g: Tensor, value: Any) -> Tensor:
     """`sum(g * value)`: an infinite constant (a mask) that carries nothing counts as nothing, and relevance that
     stands on a zero is read as everywhere else."""
     value = nonzero(value) if isinstance(value, Tensor) else value or tau(g.dtype)
@@ -242,9 +242,9 @@ def where(call: Call) -> Native | Expansion:
         x, condition, y = call.args[0], call.args[1], call.args[2]
     share = None
     if not call.depends(x):
-        share = lambda g: _finite_product(torch.where(condition, g, 0.0), x)  # noqa: E731
+        share = lambda g: finite_product(torch.where(condition, g, 0.0), x)  # noqa: E731
     elif not call.depends(y):
-        share = lambda g: _finite_product(torch.where(condition, 0.0, g), y)  # noqa: E731
+        share = lambda g: finite_product(torch.where(condition, 0.0, g), y)  # noqa: E731
     both = [t for t in (x, y) if isinstance(t, Tensor)]
     fact = _kept(call, *both) if len(both) == 2 else Fact()
     return Native(share=share, fact=fact)
@@ -255,46 +255,7 @@ def masked_fill(call: Call) -> Native:
     _, mask, value = call.bind("input mask value")
     if call.depends(value):
         return Native()
-    return Native(share=lambda g: _finite_product(torch.where(mask, g, 0.0), value))
-
-
-@op("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_put", "index_reduce",
-    "masked_scatter", "select_scatter", "slice_scatter", "diagonal_scatter", "index_fill", "put", "setitem",
-    "copy", "fill", "zero", "fill_diagonal", "constant_pad_nd", "new_tensor")  # fmt: skip
-def placed(call: Call) -> Native:
-    """Entries written into a tensor: what stood there before takes nothing, constants absorb their share."""
-    if call.name in ("scatter_reduce", "index_reduce"):
-        return Native(form="reduce")
-    return Native(share=_placed_share(call))
-
-
-def _placed_share(call: Call) -> Callable[[Tensor], Tensor] | None:
-    """The share of the constant one of target and written values, for the calls that add or replace."""
-    args = call.args
-    if call.name in ("index_add", "scatter_add") and len(args) >= 4:
-        base, dim, index, source = args[:4]
-        if not call.depends(base):
-            values = base.detach().clone()
-            return lambda g: (g * values).sum()
-        if not call.depends(source):
-            if call.name == "index_add":
-                return lambda g: (g.index_select(dim, index) * source).sum()
-            return lambda g: (g.gather(dim, index) * source).sum()
-        return None
-    if call.name == "setitem":
-        base, index, value = args
-        if call.depends(base) and not call.depends(value):
-            return lambda g: _finite_product(g[index], value)
-        if call.depends(value) and not call.depends(base):
-            values = base.detach().clone()
-
-            def share(g: Tensor) -> Tensor:
-                rest = g.clone()
-                rest[index] = 0
-                return (rest * values).sum()
-
-            return share
-    return None
+    return Native(share=lambda g: finite_product(torch.where(mask, g, 0.0), value))
 
 
 @op(torch.linalg.solve_triangular, torch.linalg.solve)

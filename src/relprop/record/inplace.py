@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 #: Calls that replace what stood in their target.
 WRITERS = frozenset(("setitem", "copy", "fill", "zero"))
-_PLACERS = frozenset("index_add index_copy index_put index_fill scatter scatter_add masked_scatter put".split())
+_PLACERS = frozenset(
+    "fill_diagonal index_add index_copy index_put index_fill scatter scatter_add masked_scatter put".split()
+)
 #: The functions of torch.nn.functional that take `inplace` last.
 _INPLACE_LAST = frozenset(
     "relu relu6 silu mish hardswish hardsigmoid elu selu celu leaky_relu rrelu hardtanh threshold dropout "

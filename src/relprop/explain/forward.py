@@ -202,7 +202,7 @@ def _no_path(recorder: Recorder) -> str:
     start = "nothing of the input reaches the explained output: "
     if recorder.cuts:
         where = ", ".join(f"{path or '(model)'}.{name}" for path, name in recorder.cuts)
-        return start + f"the gradient is cut at {where}. Explain a model (or a target) without that detach or no_grad."
+        return start + f"the gradient is cut at {where}. Explain a model (or a target) without it."
     if not recorder.leaves:
         return start + (
             "the inputs hold integers alone and no embedding was called on them. "

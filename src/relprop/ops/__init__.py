@@ -2,6 +2,7 @@
 
 from relprop.ops import (
     attention,
+    cuts,
     elementwise,
     linear,
     norm,
@@ -24,4 +25,4 @@ from relprop.ops.maps import LinearMap as LinearMap
 from relprop.ops.table import TABLE as TABLE
 from relprop.ops.table import op as op
 
-FILES = (attention, elementwise, linear, norm, placed, pool, product, recurrent, selection, softmax, structure)
+FILES = (attention, cuts, elementwise, linear, norm, placed, pool, product, recurrent, selection, softmax, structure)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from relprop.ops.base import Call, Expansion, Fact, Kept, Native, Op
+from relprop.ops.cuts import step
 from relprop.ops.stem import chain_root, chained, common_root, stemmed
 from relprop.ops.table import op
 
@@ -259,11 +260,13 @@ class Product(Op):
     """`z = form(x, y)`, linear in each of two tensors that both depend on the input.
 
     gate     which operand is the gate (0 or 1), known from where it came from, or None
+    part     what each factor gets where they share equally
     left, right   the gradients with respect to x and y, from g
     """
 
     family = "product"
     kind = "product"
+    part: float | Tensor = 0.5
 
     def __init__(
         self,
@@ -321,6 +324,8 @@ def routed(call: Call, x: Tensor, y: Tensor) -> bool:
 
 @op("div", "divide", "true_divide", "rdiv")
 def div(call: Call) -> Op | Native | Expansion:
+    if call.kwargs.get("rounding_mode") is not None:
+        return step(call)
     x, y = call.bind("input other")
     if call.name == "rdiv":
         x, y = y, x

@@ -44,6 +44,11 @@ class SeenCall:
         """The values of a tensor, through which no relevance passes."""
         return self._graph.constant(tensor)
 
+    def cut(self, tensor: Tensor) -> Tensor:
+        """The same, and the audit says that relevance ends at this call."""
+        self._recorder.cut(self.name)
+        return self._graph.constant(tensor)
+
     @property
     def path(self) -> str:
         """The running module's."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from relprop.ops import Expansion, Native, Op
+from relprop.ops import TABLE, Expansion, Native, Op
 from relprop.ops.elementwise import Elementwise, Sum
 from relprop.record.call import SeenCall
 from relprop.record.marks import mark, mark_written, upcoming
@@ -122,6 +122,9 @@ def adopt(rec: Recorder, target: Tensor, result: Tensor) -> Tensor:
 
 
 def write(rec: Recorder, target: Tensor, result: Any) -> Any:
+    if rec.graph.depends(target) and not rec.graph.depends(result):
+        copy = TABLE.get(torch.Tensor.copy_)
+        return _write_natively(rec, SeenCall(rec, torch.Tensor.copy_, "copy", (target, result), {}), copy, target)
     rec.boxes.before_write(target)
     rec.graph.before_write(target, rec.scope.paths[0])
     fact, seen = rec.facts.get(result), rec.facts.seen(result)

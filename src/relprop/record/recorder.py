@@ -163,9 +163,10 @@ class Recorder(TorchFunctionMode):
             if "ctx" in frame.f_locals and frame.f_code.co_name == "forward":
                 return
         name = getattr(func, "__name__", str(func))
-        self._cut("data" if name == "__get__" else name)
+        self.cut("data" if name == "__get__" else name)
 
-    def _cut(self, name: str) -> None:
+    def cut(self, name: str) -> None:
+        """What a call of that name gives counts as a constant."""
         cut = (self.scope.paths[0], name)
         if cut not in self.cuts:
             self.cuts.append(cut)
@@ -178,8 +179,9 @@ class Recorder(TorchFunctionMode):
         result = self.graph.outside(func, args, kwargs, self.scope.paths[0])
         origin = (name, self.scope.paths[0])
         seen = self.seen(args, kwargs)
-        if name in _READS or any(t.is_floating_point() and not self.graph.depends(t) for t in tensors(result)):
-            self._cut(name)  # its values go on without the graph
+        still = any(t.is_floating_point() and not self.graph.depends(t) for t in tensors(result))
+        if name in _READS or (still and name not in _SHAPED):
+            self.cut(name)  # its values go on without the graph
         for out in tensors(result):
             if out.grad_fn is not None:
                 node: Any = out.grad_fn
@@ -403,3 +405,6 @@ def _bias_share(op: Op, merged: bool) -> Callable[[Tensor], Tensor] | None:
 _DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 _DETACHES = frozenset({torch.Tensor.detach, torch.detach, torch.Tensor.detach_, torch.detach_, _DATA})
 _READS = frozenset("item tolist numpy __float__ __array__".split())
+#: They take the shape alone.
+_SHAPED = frozenset("zeros_like ones_like full_like empty_like rand_like randn_like randint_like new_zeros new_ones "
+                    "new_full new_empty".split())  # fmt: skip

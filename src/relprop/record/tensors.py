@@ -58,7 +58,15 @@ def out_of_place(func: Any) -> Any:
 
 _AUGMENTED = {
     getattr(torch.Tensor, f"__i{short}__"): getattr(torch.Tensor, name)
-    for short, name in {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "pow": "pow"}.items()
+    for short, name in {
+        "add": "add",
+        "sub": "sub",
+        "mul": "mul",
+        "truediv": "div",
+        "pow": "pow",
+        "floordiv": "floor_divide",
+        "mod": "remainder",
+    }.items()
     if hasattr(torch.Tensor, f"__i{short}__")
 }
 

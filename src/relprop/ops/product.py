@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.numerics import vjp
+from relprop.numerics import nonzero, vjp
 from relprop.ops.base import Call, Expansion, Fact, Native, Op
 from relprop.ops.elementwise import Product, gate_of, inverse_of
 from relprop.ops.table import op
@@ -120,3 +120,53 @@ def cosine(call: Call) -> Expansion:
 def outer(call: Call) -> Expansion:
     x, y = call.bind("input vec2", vec2=call.kwargs.get("other"))
     return Expansion(lambda: x.unsqueeze(-1) * y.unsqueeze(-2))
+
+
+class Factors(Op):
+    """`y = x_1 x_2 ... x_n`, along a dimension or over all: the factors are alike, so they share equally by any rule.
+
+    part    1 / n; of a running product, for every n that there is
+    form    the call as a function of x
+    spread  sums up what every entry of x gets of what stands at the products
+    """
+
+    family = "product"
+    kind = "product"
+
+    def __init__(
+        self, part: float | Tensor, form: Callable[[Tensor], Tensor], spread: Callable[[Tensor], Tensor]
+    ) -> None:
+        self.part, self.form, self.spread = part, form, spread
+
+    def pull(
+        self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor], gs: Sequence[Tensor], books: Any
+    ) -> tuple[Tensor | None, ...]:
+        x, g = operands[0], gs[0] * self.part
+        return (self.spread(g * nonzero(outputs[0])) / nonzero(x) if self.carrying else vjp(self.form, (x,), g)[0],)
+
+
+@op("prod", "cumprod")
+def prod(call: Call) -> Op | Expansion:
+    x, dim, keepdim = call.bind("input dim keepdim", dim=None, keepdim=False)
+    func, more = call.func, call.args[1:]
+    rest = {k: v for k, v in call.kwargs.items() if v is not x}
+    shape, count = x.shape, x.numel() if dim is None else x.shape[dim] if x.ndim else 1
+    if not count:  # nothing is multiplied
+        fixed = call.constant(x)
+        return Expansion(lambda: func(fixed, *more, **rest))
+    part: float | Tensor = 1.0 / count
+    running = call.name == "cumprod"
+    if running and x.ndim:
+        order = torch.arange(1, count + 1, dtype=x.dtype, device=x.device)
+        part = order.reciprocal().view([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)])
+
+    def spread(relevance: Tensor) -> Tensor:
+        if running:
+            return relevance.flip(dim).cumsum(dim).flip(dim) if shape else relevance
+        return (relevance if dim is None or keepdim or not shape else relevance.unsqueeze(dim)).expand(shape)
+
+    made = Factors(part, lambda x: func(x, *more, **rest), spread)
+    made.operands, made.run = (x,), call.run
+    made.fact, known = Fact(), call.fact(x)
+    made.fact.nonneg = known is not None and known.nonneg
+    return made

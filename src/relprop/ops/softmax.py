@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relprop.numerics import dot
-from relprop.ops.base import Call, Expansion, Fact, Native, Op
+from relprop.ops.base import Call, Called, Expansion, Fact, Native, Op
 from relprop.ops.stem import chained, link
 from relprop.ops.table import op
 
@@ -111,6 +111,16 @@ class LogSumExp(Op):
 def logsumexp(call: Call) -> Op:
     x, dim, keepdim = call.bind("input dim keepdim", keepdim=False)
     made = LogSumExp(dim, keepdim)
+    made.operands, made.run = (x,), call.run
+    made.fact = Fact()
+    return made
+
+
+@op("logcumsumexp")
+def logcumsumexp(call: Call) -> Op:
+    x, dim = call.bind("input dim")
+    func = call.func
+    made = Called(LogSumExp(dim, keepdim=True), lambda x: func(x, dim))
     made.operands, made.run = (x,), call.run
     made.fact = Fact()
     return made

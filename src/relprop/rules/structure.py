@@ -128,13 +128,14 @@ class ResidualGamma(Absolute):
 class Half(Rule):
     r"""Two factors that both depend on the input share equally: `R_x = R_y = R / 2`, by contributions in a matmul.
 
-    Conserves. [Achtibat et al. 2024, Prop. 3.3 and eq. 15; Jafari et al. 2024, MambaLRP, half rule]
+    The n factors of a product along a dimension get R / n each. Conserves.
+    [Achtibat et al. 2024, Prop. 3.3 and eq. 15; Jafari et al. 2024, MambaLRP, half rule]
     """
 
     home: ClassVar[tuple[str, ...]] = ("product",)
 
     def native(self, op: Any) -> Callable[[Tensor], Tensor] | None:
-        return None if op.carrying else lambda g: g * 0.5
+        return None if op.carrying else lambda g: g * op.part
 
     def product(self, op: Product, operands: Sequence[Tensor], z: Tensor, g: Tensor, books: Books) -> Pulled:
         return _split(op, operands, z, g, (0.5, 0.5), books)

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from relprop.errors import ModelStateError
 from relprop.ops.attention import Attention, Entrance
+from relprop.record.books import Ledger
+from relprop.record.graph import Graph
 from relprop.record.step import Visit
 from relprop.site import Site
 
-if TYPE_CHECKING:
-    from relprop.record.recorder import Recorder
 
-
-def attend(rec: Recorder, op: Attention, rule: Any, site: Site, operands: tuple[Tensor, ...]) -> Any:
+def attend(graph: Graph, ledger: Ledger, op: Attention, rule: Any, site: Site, operands: tuple[Tensor, ...]) -> Any:
     """Carry the kernel out, in the graph."""
-    shares, graph = rule.attention(op), rec.graph
+    shares = rule.attention(op)
     if shares == {"v": 1.0} and "v" in op.roles and op.inputs["v"].is_cpu:
         weighting, constants = op.weighting()
         given = (operands[op.roles.index("v")], *(graph.constant(t) for t in constants))
-        return graph.step(Visit(weighting, rule, site, rec.ledger), partial(op.kernel, {}), given)
+        return graph.step(Visit(weighting, rule, site, ledger), partial(op.kernel, {}), given)
     taken = {r: t for r, t in zip(op.roles, operands, strict=True) if shares.get(r)}
     if not taken:
         return graph.without(partial(op.kernel, {}))
     entering = tuple(taken.values())
-    visit = Visit(Entrance(tuple(taken), shares), rule, site, rec.ledger)
+    visit = Visit(Entrance(tuple(taken), shares), rule, site, ledger)
     onward = graph.step(visit, partial(_views, entering), entering)
     changed = {r: graph.constant(t) for r, t in zip(op.roles, operands, strict=True) if r not in taken}
     changed |= zip(taken, onward, strict=True)

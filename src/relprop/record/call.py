@@ -4,41 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from relprop.ops.base import Fact
-
-if TYPE_CHECKING:
-    from relprop.record.recorder import Recorder
+from relprop.record.facts import Facts
+from relprop.record.graph import Graph
+from relprop.record.scope import ModuleScope
 
 _words = cache(str.split)
 _FIRST = ("self", "x", "tensor")
 
 
 class SeenCall:
-    """A call with its arguments, and what the recorder knows about its tensors.
+    """A call with its arguments, where it runs, and what is known about its tensors.
 
     depends  whether a value depends on the input
     fact     what is known about a tensor; None of anything else
     """
 
-    __slots__ = ("_graph", "_recorder", "args", "depends", "fact", "func", "kwargs", "name")
+    __slots__ = ("_graph", "_scope", "args", "depends", "fact", "func", "kwargs", "name")
 
     def __init__(
         self,
-        recorder: Recorder,
+        scope: ModuleScope,
+        graph: Graph,
+        facts: Facts,
         func: Callable[..., Any],
         name: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
-        self._recorder, self.func, self.name, self.args, self.kwargs = recorder, func, name, args, kwargs
-        self._graph = recorder.graph
+        self.func, self.name, self.args, self.kwargs = func, name, args, kwargs
+        self._scope, self._graph = scope, graph
         # straight from where it is known: parsers ask several times a call
-        self.depends: Callable[[Any], bool] = recorder.graph.depends
-        self.fact: Callable[[Any], Fact | None] = recorder.facts.get
+        self.depends: Callable[[Any], bool] = graph.depends
+        self.fact: Callable[[Any], Fact | None] = facts.get
 
     def constant(self, tensor: Tensor) -> Tensor:
         """The values of a tensor, through which no relevance passes."""
@@ -52,11 +54,11 @@ class SeenCall:
     @property
     def path(self) -> str:
         """The running module's."""
-        return self._recorder.scope.paths[0]
+        return self._scope.paths[0]
 
     def module(self) -> Any:
         """The innermost running module."""
-        return self._recorder.scope.module
+        return self._scope.module
 
     def bind(self, names: str, **defaults: Any) -> list[Any]:
         """The arguments under these names, by position or keyword."""

@@ -5,22 +5,22 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from relprop.errors import ModelStateError
 from relprop.numerics import dot, nonzero
+from relprop.record.books import Ledger
 from relprop.record.facts import Facts
+from relprop.record.graph import Graph
+from relprop.record.leaves import Leaves
 from relprop.record.marks import mark_written
 from relprop.record.places import INPUT, Place
 from relprop.record.tensors import exchanged
 from relprop.record.weakly import weakly
 from relprop.record.weights import Weights
-
-if TYPE_CHECKING:
-    from relprop.record.recorder import Recorder
 
 #: One time that a place was passed: its tensors, each with what carries relevance for it beside itself (the result of a
 #: batch norm that joined a map).
@@ -99,11 +99,9 @@ class Captures:
     def __bool__(self) -> bool:
         return bool(self.places)
 
-    def attach(self, recorder: Recorder) -> None:
-        """The recorder of this forward, and what it knows."""
-        self._facts, self._leaves, self._ledger = recorder.facts, recorder.leaves, recorder.ledger
-        self._carry = recorder.carry != "nowhere"
-        self._graph = recorder.graph
+    def attach(self, graph: Graph, facts: Facts, leaves: Leaves, ledger: Ledger, carry: bool) -> None:
+        """What belongs to the forward that is captured. carry: relevance may stand on zeros."""
+        self._graph, self._facts, self._leaves, self._ledger, self._carry = graph, facts, leaves, ledger, carry
 
     def names(self, place: Place) -> list[str]:
         """The names of what was captured at a place, in the order of execution."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from relprop.numerics import dot
 from relprop.ops.attention import Attention
+from relprop.ops.base import Call
 from relprop.record.books import Ledger
-from relprop.record.call import SeenCall
 from relprop.record.facts import Facts
 from relprop.record.marks import mark, own, upcoming
 from relprop.record.step import Visit, take
@@ -118,7 +118,7 @@ class Graph:
 
     def natively(
         self,
-        call: SeenCall,
+        call: Call,
         run: Callable[..., Any] | None = None,
         operands: tuple[Tensor, ...] = (),
         share: Callable[[Tensor], Tensor] | None = None,
@@ -166,7 +166,7 @@ class Graph:
     def written(self, target: Tensor, result: Tensor) -> None:
         """`target` was given the values of `result` in place."""
 
-    def placed(self, call: SeenCall, target: Tensor, share: Callable[[Tensor], Tensor] | None) -> Tensor:
+    def placed(self, call: Call, target: Tensor, share: Callable[[Tensor], Tensor] | None) -> Tensor:
         """What `target` becomes by a call that writes into a part of it, where that is not done in place."""
         raise NotImplementedError
 

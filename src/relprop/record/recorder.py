@@ -80,7 +80,7 @@ class Recorder(TorchFunctionMode):
         # the scope must not keep the recorder: through autograd's nodes no cycle is ever collected
         self.scope = ModuleScope(model, weakly(self._tap) if self.captures else None, weakly(self._whole))
         self.leaves = Leaves(self.facts, self.scope, self.graph.begin, self.graph.link)
-        self.captures.attach(self)
+        self.captures.attach(self.graph, self.facts, self.leaves, self.ledger, self.carry != "nowhere")
         self.boxes = Boxes()
         self.sites = Sites(composite, self.carry, self.scope, self.facts, totals, decided)
         self.cuts: list[tuple[str, str]] = []
@@ -124,7 +124,7 @@ class Recorder(TorchFunctionMode):
             target = kwargs.pop("out")
             result = self.__torch_function__(func, types, args, kwargs)
             return write(self, target, result)
-        call = SeenCall(self, func, entry.name, args, kwargs)
+        call = SeenCall(self.scope, self.graph, self.facts, func, entry.name, args, kwargs)
         if is_inplace(call, entry):
             result = inplace(self, call, entry)
         else:
@@ -249,7 +249,7 @@ class Recorder(TorchFunctionMode):
         if rule.constant(op):
             return self.graph.without(run)
         if family == "attention" and isinstance(op, Attention):
-            result = attend(self, op, rule, site, operands)
+            result = attend(self.graph, self.ledger, op, rule, site, operands)
             self._note(result, op.fact, seen)
             return self._tap_site(site, result)
         before = rule.native(op) if family != "fixed" and not op.explicit else None
@@ -335,7 +335,7 @@ class Recorder(TorchFunctionMode):
             return output
         self.graph.check_whole(self.scope.paths[0])
         name = type(module).__name__
-        call = SeenCall(self, module, name, args, {})
+        call = SeenCall(self.scope, self.graph, self.facts, module, name, args, {})
         if treat == "gradient":
             mark(output, since, self.ledger)
             return output

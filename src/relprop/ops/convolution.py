@@ -11,6 +11,8 @@ from relprop.ops.maps import LinearMap, like
 
 #: As many channels as an entry's colours have.
 _FEW = 4
+#: So few places that a product for each item of a batch wastes most of the time on its edges.
+_PLACES = 64
 
 
 class Conv(LinearMap):
@@ -106,7 +108,7 @@ class Conv(LinearMap):
             w = w.reshape(w.shape[0], -1, *one)
             spots = torch.convolution(s, w, None, one, none, one, True, none, 1).flatten(2)
         else:
-            spots = torch.matmul(w.flatten(1).t(), s.flatten(2))
+            spots = _product(s.flatten(2), w.flatten(1))
         if not self._pointwise:
             return F.fold(spots, a.shape[2:], self.kernel.shape[2:], tuple(dilation), tuple(padding), tuple(stride))
         spots = spots.unflatten(2, s.shape[2:])
@@ -182,3 +184,10 @@ class Conv(LinearMap):
         inputs = self.kernel.shape[0] // self.groups if self.transposed else self.kernel.shape[1]
         count = taps * inputs
         return count if a.ndim == self.kernel.ndim else count.squeeze(0)
+
+
+def _product(s: Tensor, w: Tensor) -> Tensor:
+    """`w^T s` for every item of the batch: `s` [N, C, places], `w` [C, D]."""
+    if len(s) > 1 and s.shape[2] <= _PLACES:
+        return s.mT.reshape(-1, s.shape[1]).mm(w).view(len(s), s.shape[2], -1).mT.contiguous()
+    return torch.matmul(w.t(), s)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from relprop.ops.base import Fact
+from relprop.record.cuts import Cuts
 from relprop.record.facts import Facts
 from relprop.record.graph import Graph
 from relprop.record.scope import ModuleScope
@@ -24,20 +25,21 @@ class SeenCall:
     fact     what is known about a tensor; None of anything else
     """
 
-    __slots__ = ("_graph", "_scope", "args", "depends", "fact", "func", "kwargs", "name")
+    __slots__ = ("_cuts", "_graph", "_scope", "args", "depends", "fact", "func", "kwargs", "name")
 
     def __init__(
         self,
         scope: ModuleScope,
         graph: Graph,
         facts: Facts,
+        cuts: Cuts,
         func: Callable[..., Any],
         name: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
         self.func, self.name, self.args, self.kwargs = func, name, args, kwargs
-        self._scope, self._graph = scope, graph
+        self._scope, self._graph, self._cuts = scope, graph, cuts
         # straight from where it is known: parsers ask several times a call
         self.depends: Callable[[Any], bool] = graph.depends
         self.fact: Callable[[Any], Fact | None] = facts.get
@@ -48,7 +50,7 @@ class SeenCall:
 
     def cut(self, tensor: Tensor) -> Tensor:
         """The same, and the audit says that relevance ends at this call."""
-        self._recorder.cut(self.name)
+        self._cuts.add(self.name)
         return self._graph.constant(tensor)
 
     @property

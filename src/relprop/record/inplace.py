@@ -51,7 +51,7 @@ def inplace(rec: Recorder, call: SeenCall, entry: Any) -> Any:
     if len(args) > 1 and args[-1] is True and _positional(call):
         args = args[:-1]
     func = out_of_place(call.func)
-    outer = SeenCall(rec.scope, rec.graph, rec.facts, func, entry.name, args, kwargs)
+    outer = rec.call(func, entry.name, args, kwargs)
     parsed = rec.parse(entry, outer)
     if rec.graph.in_place and _runs_natively(rec, parsed, outer) and not (target._is_view() and _books(parsed)):
         if entry.name == "relu" and absorb(rec, target, parsed, call):
@@ -59,7 +59,7 @@ def inplace(rec: Recorder, call: SeenCall, entry: Any) -> Any:
         if isinstance(parsed, Sum) and rec.boxes.alone_with(target):
             return adopt(rec, target, rec.carry_out(outer, parsed))
         rec.boxes.before_write(target)
-        fresh = SeenCall(rec.scope, rec.graph, rec.facts, call.func, entry.name, call.args, call.kwargs)
+        fresh = rec.call(call.func, entry.name, call.args, call.kwargs)
         if isinstance(parsed, Op):
             parsed.run = fresh.run
         result = rec.carry_out(fresh, parsed)
@@ -124,7 +124,7 @@ def adopt(rec: Recorder, target: Tensor, result: Tensor) -> Tensor:
 def write(rec: Recorder, target: Tensor, result: Any) -> Any:
     if rec.graph.depends(target) and not rec.graph.depends(result):
         copy = TABLE.get(torch.Tensor.copy_)
-        return _write_natively(rec, SeenCall(rec, torch.Tensor.copy_, "copy", (target, result), {}), copy, target)
+        return _write_natively(rec, rec.call(torch.Tensor.copy_, "copy", (target, result), {}), copy, target)
     rec.boxes.before_write(target)
     rec.graph.before_write(target, rec.scope.paths[0])
     fact, seen = rec.facts.get(result), rec.facts.seen(result)

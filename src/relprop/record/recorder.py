@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +22,8 @@ from relprop.record.attended import attend
 from relprop.record.books import Ledger
 from relprop.record.call import SeenCall
 from relprop.record.captures import Captures
-from relprop.record.checkpoints import REENTRANT, in_reentrant_checkpoint
+from relprop.record.checkpoints import in_reentrant_checkpoint
+from relprop.record.cuts import Cuts
 from relprop.record.facts import NOTHING, Facts
 from relprop.record.graph import Graph
 from relprop.record.inplace import inplace, is_inplace, write
@@ -83,7 +83,7 @@ class Recorder(TorchFunctionMode):
         self.captures.attach(self.graph, self.facts, self.leaves, self.ledger, self.carry != "nowhere")
         self.boxes = Boxes()
         self.sites = Sites(composite, self.carry, self.scope, self.facts, totals, decided)
-        self.cuts: list[tuple[str, str]] = []
+        self.cuts = Cuts(self.scope)
         self.head: tuple[Any, Tensor] | None = None
         self.dtypes: set[torch.dtype] = set()
         self.replaying = False
@@ -110,11 +110,13 @@ class Recorder(TorchFunctionMode):
                 with torch.enable_grad():
                     return self.__torch_function__(func, types, args, kwargs)
             result = func(*args, **kwargs)
-            self._note_cut(func, result)
+            if not self.replaying:
+                self.cuts.note(func, result)
             return result
         if func in _DETACHES:
             result = func(*args, **kwargs)
-            self._note_cut(func, result)
+            if not self.replaying:
+                self.cuts.note(func, result)
             return result
         if entry is None:
             return self._unlisted(func, args, kwargs)
@@ -124,7 +126,7 @@ class Recorder(TorchFunctionMode):
             target = kwargs.pop("out")
             result = self.__torch_function__(func, types, args, kwargs)
             return write(self, target, result)
-        call = SeenCall(self.scope, self.graph, self.facts, func, entry.name, args, kwargs)
+        call = self.call(func, entry.name, args, kwargs)
         if is_inplace(call, entry):
             result = inplace(self, call, entry)
         else:
@@ -149,28 +151,6 @@ class Recorder(TorchFunctionMode):
 
     # -- calls that take no rule ---------------------------------------------------------------------------------
 
-    def _note_cut(self, func: Any, result: Any) -> None:
-        """The gradient ends here: noted, unless nothing of value was cut or a custom Function is running."""
-        if self.replaying or not any(t.is_floating_point() for t in tensors(result)):
-            return
-        frame: Any = sys._getframe(1)
-        for depth in range(12):
-            frame = frame.f_back
-            if frame is None:
-                break
-            if depth < 3 and frame.f_code.co_filename == REENTRANT.co_filename:
-                return  # activation checkpointing at its own work
-            if "ctx" in frame.f_locals and frame.f_code.co_name == "forward":
-                return
-        name = getattr(func, "__name__", str(func))
-        self.cut("data" if name == "__get__" else name)
-
-    def cut(self, name: str) -> None:
-        """What a call of that name gives counts as a constant."""
-        cut = (self.scope.paths[0], name)
-        if cut not in self.cuts:
-            self.cuts.append(cut)
-
     def _unlisted(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """A function that is not in the table runs natively; the walk over the graph judges its node."""
         name = getattr(func, "__name__", str(func))
@@ -181,7 +161,7 @@ class Recorder(TorchFunctionMode):
         seen = self.seen(args, kwargs)
         still = any(t.is_floating_point() and not self.graph.depends(t) for t in tensors(result))
         if name in _READS or (still and name not in _SHAPED):
-            self.cut(name)  # its values go on without the graph
+            self.cuts.add(name)  # its values go on without the graph
         for out in tensors(result):
             if out.grad_fn is not None:
                 node: Any = out.grad_fn
@@ -190,6 +170,10 @@ class Recorder(TorchFunctionMode):
         return result
 
     # -- calls that are read -------------------------------------------------------------------------------------
+
+    def call(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SeenCall:
+        """A call as a parser is to see it."""
+        return SeenCall(self.scope, self.graph, self.facts, self.cuts, func, name, args, kwargs)
 
     def parse(self, entry: Any, call: SeenCall) -> Op | Native | Expansion:
         parsed = entry.parse(call)
@@ -272,11 +256,13 @@ class Recorder(TorchFunctionMode):
         else:
             visit = Visit(op, rule, site, self.ledger)
             result = self.graph.step(visit, run, operands)
-        if family == "linear" and isinstance(op, LinearMap):
-            op.fact = op.fact or Fact()
-            if isinstance(result, Tensor):
-                op.fact.producer = Producer(op, site, decision, operands[0]) if merged is None else None
-                op.fact.step = visit if before is None and rule.rectifies and not op.carrying else None
+        if family == "linear" and isinstance(op, LinearMap) and isinstance(result, Tensor):
+            joins = merged is None and op.channels(result) == 1  # then a batch norm may follow
+            step = visit if before is None and rule.rectifies and not op.carrying else None
+            if joins or step is not None:
+                op.fact = op.fact or Fact()
+                op.fact.producer = Producer(op, site, decision, operands[0]) if joins else None
+                op.fact.step = step
         self._note(result, op.fact, seen)
         op.fact = None  # it lives as long as the result, not as long as the graph
         if merged is not None:
@@ -335,7 +321,7 @@ class Recorder(TorchFunctionMode):
             return output
         self.graph.check_whole(self.scope.paths[0])
         name = type(module).__name__
-        call = SeenCall(self.scope, self.graph, self.facts, module, name, args, {})
+        call = self.call(module, name, args, {})
         if treat == "gradient":
             mark(output, since, self.ledger)
             return output

@@ -1,0 +1,45 @@
+"""Where relevance ends inside a model: the calls whose results go on as constants."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from relprop.record.checkpoints import REENTRANT
+from relprop.record.scope import ModuleScope
+from relprop.record.tensors import tensors
+
+
+class Cuts:
+    """The cuts of one forward, each a module's path and a function's name, in the order of execution."""
+
+    def __init__(self, scope: ModuleScope) -> None:
+        self._scope = scope
+        self._found: dict[tuple[str, str], None] = {}
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def add(self, name: str) -> None:
+        """What a call of that name gives in the running module counts as a constant."""
+        self._found[self._scope.paths[0], name] = None
+
+    def note(self, func: Any, result: Any) -> None:
+        """The gradient ends at a call: a cut, unless nothing of value was cut or a custom Function is running."""
+        if not any(t.is_floating_point() for t in tensors(result)):
+            return
+        frame: Any = sys._getframe(1)
+        for depth in range(12):
+            frame = frame.f_back
+            if frame is None:
+                break
+            if depth < 3 and frame.f_code.co_filename == REENTRANT.co_filename:
+                return  # activation checkpointing at its own work
+            if "ctx" in frame.f_locals and frame.f_code.co_name == "forward":
+                return
+        name = getattr(func, "__name__", str(func))
+        self.add("data" if name == "__get__" else name)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import relprop as rp
+from relprop.record.nodes import NODES
 from tests.architectures.arch_models import draw, make
 from tests.reference.recipe import fill
 from tests.support.compare import assert_close
@@ -144,3 +145,78 @@ def test_checkpointed_rectifier(layer: str, preset: Any) -> None:
     x = draw(2, 3, 6, 6)
     expected, found = (rp.LRP(m, preset).explain(x, target=5).relevance for m in (plain, segments))
     assert_close(found, expected, rtol=1e-10)
+
+
+class _Cubed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return 3 * g * ctx.saved_tensors[0] ** 2
+
+
+class Segment(nn.Module):
+    """A function of a hidden layer, in a segment that may be computed again."""
+
+    def __init__(self, function: Any, way: str) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(4, 4), Function(function))
+        self.head, self.way = nn.Linear(4, 2), way
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "plain":
+            return self.head(self.inner(x))
+        return self.head(checkpoint(self.inner, x, use_reentrant=self.way == "reentrant"))
+
+
+class Function(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def _determinant(h: Tensor) -> Tensor:
+    return h + torch.linalg.det(h.view(-1, 2, 2)).unsqueeze(1)
+
+
+def _nothing_of_it(h: Tensor) -> Tensor:
+    torch.linalg.det(h.view(-1, 2, 2))
+    return h.tanh()
+
+
+@pytest.mark.parametrize("way", ["not reentrant", "reentrant"])
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [(_determinant, "'linalg_det'.*in module 'inner.1'"), (_Cubed.apply, "_CubedBackward.*inner.1")],
+)
+def test_an_operation_without_a_rule_that_is_computed_again(function: Any, named: str, way: str) -> None:
+    plain, model = (fill(Segment(function, w).double()) for w in ("plain", way))
+    x = draw(3, 4)
+    with pytest.raises(rp.UnknownOperationError, match=named):
+        rp.LRP(model, rp.Zero()).explain(x, target=1)
+    for targets in (1, [0, 1, 1]):  # as often as it is computed, it is named once
+        expected, found = (rp.LRP(m, rp.Zero()).explain(x, target=targets, unknown="gradient") for m in (plain, model))
+        assert_close(found.relevance, expected.relevance, rtol=1e-12)
+        assert found.audit.native == expected.audit.native and len(found.audit.native) == 1
+
+
+@pytest.mark.parametrize("way", ["not reentrant", "reentrant"])
+def test_what_does_not_reach_the_output_needs_no_rule(way: str) -> None:
+    plain, model = (fill(Segment(_nothing_of_it, w).double()) for w in ("plain", way))
+    expected, found = (rp.LRP(m, rp.Zero()).explain(draw(3, 4), target=1).relevance for m in (plain, model))
+    assert_close(found, expected, rtol=1e-12)
+
+
+def test_a_registered_function_that_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NODES, "_pulls", dict(NODES._pulls))
+    rp.register_function(_Cubed, lambda node, g: g * node.saved_tensors[0] ** 2)
+    plain, model = (fill(Segment(_Cubed.apply, w).double()) for w in ("plain", "reentrant"))
+    expected, found = (rp.LRP(m, rp.Zero()).explain(draw(3, 4), target=1) for m in (plain, model))
+    assert_close(found.relevance, expected.relevance, rtol=1e-12)
+    assert found.audit.balanced and not found.audit.native

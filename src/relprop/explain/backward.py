@@ -239,7 +239,7 @@ def _balance(forward: Forward, seed: Seed, relevance: Sequence[Tensor], ledger: 
         cuts=tuple(recorder.cuts),
         sites=tuple(ledger.worst()) if ledger.by_site else (),
         books=ledger.sites() if ledger.by_site else {},
-        native=tuple(f"{u.node} ({u.path or '(model)'}.{u.function})" for u in forward.unknown),
+        native=tuple(f"{u.node} ({u.path or '(model)'}.{u.function})" for u in recorder.unknown),
     )
 
 

@@ -46,4 +46,4 @@ def coverage(
     """Run the forward and walk its graph."""
     request = Request(targets=(target if target is not None else main_output,), seed="value", lenient=True)
     forward = record(model, composite, args, kwargs, request, totals, notes)
-    return Coverage(forward.plan(), forward.nodes, forward.unknown)
+    return Coverage(forward.plan(), forward.nodes, tuple(forward.recorder.unknown))

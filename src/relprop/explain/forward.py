@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,15 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from relprop.composite import Composite
-from relprop.errors import InputError, ModelStateError, NoPathError, SelectorError, UnknownOperationError, nearest
+from relprop.errors import InputError, ModelStateError, NoPathError, SelectorError, nearest
 from relprop.explain.inputs import check_finite, names, outside_inference, rebuild
 from relprop.explain.seed import Seed, explicit, make_seed
 from relprop.plan import Plan
 from relprop.record import Captures, Recorder, Weights, place
-from relprop.record.coverage import Unknown, walk
 from relprop.record.nodes import NODES
 from relprop.record.places import module_names, parameter_names
-from relprop.record.scope import SCRIPTED
 from relprop.record.tape import Tape
 from relprop.selectors import Name
 from relprop.units import Units
@@ -91,7 +89,6 @@ class Forward:
     kwargs: Mapping[str, Any]
     output: Any
     seeds: tuple[Seed, ...] = ()
-    unknown: tuple[Unknown, ...] = ()
     nodes: int = 0
     notes: tuple[str, ...] = field(default=())
 
@@ -131,6 +128,7 @@ def record(
     many = len(request.targets) * len(request.conditions) > 1
     captures = request.captures(model)
     more: dict[str, Any] = {"graph": Tape} if request.create_graph else {"store": store, "many": many}
+    more["lenient"] = request.lenient
     recorder = Recorder(model, composite, carry=carry, captures=captures, totals=totals, decided=decided, **more)
 
     recorder.ledger.begin(request.by_site)
@@ -149,14 +147,14 @@ def record(
                 make_seed(explained, target, request.seed, lambda t: _head(recorder, t), value, recorder.graph.values)
                 for target, value in zip(request.targets, selected, strict=True)
             )
-        _judge(model, forward, request.lenient)
+        _judge(forward)
         forward.notes += tuple(dict.fromkeys(s.note for s in forward.seeds if s.note))
     check_rows(recorder)
     check_captures(model, recorder)
     return forward
 
 
-def _judge(model: nn.Module, forward: Forward, lenient: bool) -> None:
+def _judge(forward: Forward) -> None:
     """Every seed must depend on the input, through operations that have rules."""
     for seed in forward.seeds:
         if not forward.recorder.graph.depends(seed.tensor):
@@ -164,11 +162,7 @@ def _judge(model: nn.Module, forward: Forward, lenient: bool) -> None:
             raise NoPathError(_no_path(forward.recorder))
     if isinstance(forward.recorder.graph, Tape):
         return  # its graph is the model's own; the rules' was judged before
-    found, forward.nodes = walk([seed.tensor for seed in forward.seeds])
-    if found and not lenient:
-        scripted = [n for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
-        raise UnknownOperationError(_unknown(found, scripted))
-    forward.unknown = tuple(found)
+    forward.nodes = forward.recorder.judge(seed.tensor for seed in forward.seeds)
 
 
 def check_differentiable(forward: Forward) -> None:
@@ -211,31 +205,6 @@ def _no_path(recorder: Recorder) -> str:
     return start + (
         "it is computed from constants alone. Check that the model uses its input and that the target is not an "
         "integer or boolean result."
-    )
-
-
-def _unknown(found: Sequence[Unknown], scripted: Sequence[str]) -> str:
-    lines = []
-    for node, function, path in list(dict.fromkeys(found))[:5]:
-        where = f" in module {path!r}" if path else ""
-        what = f"torch function {function!r} ({node})" if function else f"operation {node}"
-        if function == SCRIPTED:
-            what = f"operation {node} of {function}"
-            line = f"relprop.register_module(model.get_submodule({path!r}), 'identity')  # or 'gradient'"
-        elif not function and node.endswith("Backward") and not node.startswith("torch::"):
-            line = f"relprop.register_function({node!r}, lambda node, g: ...)  # the modified gradient of its input"
-        elif not function:
-            line = (
-                f"it ran out of sight (TorchScript: {', '.join(scripted) or 'none here'}; or another thread); "
-                "relprop.register_module(TheModule, 'identity')"
-            )
-        else:
-            line = f"relprop.op({function!r})(parser); what a parser is: help(relprop.op)"
-        lines.append(f"  {what}{where} has no rule. To give it one: {line}")
-    return (
-        "operations without a rule lie between input and output:\n"
-        + "\n".join(lines)
-        + '\nOr pass unknown="gradient" to take their own gradient; the audit then says so.'
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from torch.utils.checkpoint import CheckpointFunction
@@ -12,9 +13,26 @@ REENTRANT = CheckpointFunction.forward.__code__
 
 def in_reentrant_checkpoint() -> bool:
     """Whether the running code was called by a checkpoint with `use_reentrant=True`."""
-    frame: Any = sys._getframe(2)
+    return bool(reentrant_checkpoints(sys._getframe(2)))
+
+
+def reentrant_checkpoints(frame: Any = None) -> list[Any]:
+    """The contexts of the checkpoints with `use_reentrant=True` that the running code was called by."""
+    frame, found = frame or sys._getframe(2), []
     while frame is not None:
         if frame.f_code is REENTRANT:
-            return True
+            found.append(frame.f_locals["ctx"])
         frame = frame.f_back
-    return False
+    return found
+
+
+class Again:
+    """What a checkpoint runs once more in the backward, and who looks at the graph that it makes then."""
+
+    def __init__(self, run: Callable[..., Any], look: Callable[[Any], None]) -> None:
+        self._run, self._look = run, look
+
+    def __call__(self, *args: Any) -> Any:
+        outputs = self._run(*args)
+        self._look(outputs)
+        return outputs

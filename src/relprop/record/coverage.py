@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -14,6 +14,9 @@ from relprop.record.nodes import NODES
 
 #: The key under which a node tells that a recorded call made it: the number of that call's first node.
 MARK = "relprop"
+
+#: What the nodes of a scripted submodule are said to come from.
+SCRIPTED = "a scripted module"
 
 #: Nodes that are of degree one whoever made them: they move, select, average or add.
 FREE = frozenset(
@@ -67,6 +70,35 @@ def walk(outputs: Iterable[Tensor]) -> tuple[list[Unknown], int]:
                 inner = since is not None and since <= below._sequence_nr() < node._sequence_nr()
                 stack.append((below, since if inner else None))
     return unknown, len(seen)
+
+
+def refusal(found: Sequence[Unknown], scripted: Sequence[str]) -> str:
+    """What an error says of operations without a rule, with the lines that register one.
+
+    scripted  the names of the model's scripted modules
+    """
+    lines = []
+    for node, function, path in list(dict.fromkeys(found))[:5]:
+        where = f" in module {path!r}" if path else ""
+        what = f"torch function {function!r} ({node})" if function else f"operation {node}"
+        if function == SCRIPTED:
+            what = f"operation {node} of {function}"
+            line = f"relprop.register_module(model.get_submodule({path!r}), 'identity')  # or 'gradient'"
+        elif not function and node.endswith("Backward") and not node.startswith("torch::"):
+            line = f"relprop.register_function({node!r}, lambda node, g: ...)  # the modified gradient of its input"
+        elif not function:
+            line = (
+                f"it ran out of sight (TorchScript: {', '.join(scripted) or 'none here'}; or another thread); "
+                "relprop.register_module(TheModule, 'identity')"
+            )
+        else:
+            line = f"relprop.op({function!r})(parser); what a parser is: help(relprop.op)"
+        lines.append(f"  {what}{where} has no rule. To give it one: {line}")
+    return (
+        "operations without a rule lie between input and output:\n"
+        + "\n".join(lines)
+        + '\nOr pass unknown="gradient" to take their own gradient; the audit then says so.'
+    )
 
 
 def _judged(node: Any) -> Unknown | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from relprop.composite import Composite, Decision
-from relprop.errors import RegistryError
+from relprop.errors import RegistryError, UnknownOperationError
 from relprop.numerics import dot
 from relprop.ops import TABLE, Called, Expansion, Fact, LinearMap, Native, Op
 from relprop.ops.attention import Attention
@@ -22,7 +22,8 @@ from relprop.record.attended import attend
 from relprop.record.books import Ledger
 from relprop.record.call import SeenCall
 from relprop.record.captures import Captures
-from relprop.record.checkpoints import in_reentrant_checkpoint
+from relprop.record.checkpoints import Again, reentrant_checkpoints
+from relprop.record.coverage import Unknown, refusal, walk
 from relprop.record.cuts import Cuts
 from relprop.record.facts import NOTHING, Facts
 from relprop.record.graph import Graph
@@ -54,6 +55,8 @@ class Recorder(TorchFunctionMode):
     store     modified weights that outlive the call, by site, while the user holds the weights frozen
     decided   what this composite has said of this model's sites, from call to call
     graph     how calls enter the graph
+    lenient   operations without a rule may take their own gradient
+    unknown   those that were
     """
 
     def __init__(
@@ -68,8 +71,10 @@ class Recorder(TorchFunctionMode):
         many: bool = False,
         decided: dict[Any, Decision] | None = None,
         graph: type[Graph] = Graph,
+        lenient: bool = False,
     ) -> None:
         super().__init__()
+        self.lenient, self.unknown = lenient, list[Unknown]()
         self.composite, self.residual = composite, composite.census.residual
         self.store, self.many = store, many
         self.carry = carry or composite.carries()
@@ -104,7 +109,11 @@ class Recorder(TorchFunctionMode):
                 return self.leaves.follow(func, args, kwargs, self.replaying, self.reentrant)
             return func(*args, **kwargs)
         if not torch.is_grad_enabled():
-            if not self.replaying and in_reentrant_checkpoint():
+            checkpoints = reentrant_checkpoints()
+            for context in checkpoints:
+                if not isinstance(context.run_function, Again):
+                    context.run_function = Again(context.run_function, weakly(self._judge_again))
+            if checkpoints and not self.replaying:
                 # seen now for the plan alone: the Function that runs it drops this graph and computes it again
                 self.reentrant = True
                 with torch.enable_grad():
@@ -168,6 +177,19 @@ class Recorder(TorchFunctionMode):
                 node.metadata.setdefault("relprop.origin", origin)
                 self.facts.mark_seen(out, seen)
         return result
+
+    def judge(self, outputs: Iterable[Tensor]) -> int:
+        """Refuse operations without a rule between input and outputs, unless they may be. How many nodes there are."""
+        found, nodes = walk(outputs)
+        if found and not self.lenient:
+            raise UnknownOperationError(refusal(found, self.scope.scripted()))
+        self.unknown += found if not self.replaying else [u for u in found if u not in self.unknown]
+        return nodes
+
+    def _judge_again(self, outputs: Any) -> None:
+        """What a checkpoint has computed again is looked at before the backward goes through it."""
+        with torch._C.DisableTorchFunction():
+            self.judge(tensors(outputs))
 
     # -- calls that are read -------------------------------------------------------------------------------------
 

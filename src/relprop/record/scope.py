@@ -13,14 +13,12 @@ from torch.autograd.function import BackwardCFunction
 from torch.nn.modules.batchnorm import _NormBase
 
 from relprop.errors import ModelStateError
+from relprop.record.coverage import SCRIPTED
 from relprop.record.marks import upcoming
 from relprop.record.nodes import NODES
 
 Tap = Callable[[str, tuple[str, ...], Any], Any]
 Whole = Callable[[nn.Module, str, tuple[Any, ...], int, Any], Any]
-
-#: What the nodes of a scripted submodule are said to come from.
-SCRIPTED = "a scripted module"
 
 
 class ModuleScope:
@@ -122,6 +120,10 @@ class ModuleScope:
             return args
         keywords.update(zip(keywords, tapped[len(args) :], strict=True))
         return tapped[: len(args)]
+
+    def scripted(self) -> list[str]:
+        """The names of the model's scripted modules, which run out of sight."""
+        return [n for m, names in self._names.items() if isinstance(m, torch.jit.ScriptModule) for n in names]
 
     @property
     def module(self) -> nn.Module | None:

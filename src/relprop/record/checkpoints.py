@@ -27,12 +27,10 @@ def reentrant_checkpoints(frame: Any = None) -> list[Any]:
 
 
 class Again:
-    """What a checkpoint runs once more in the backward, and who looks at the graph that it makes then."""
+    """What a checkpoint runs once more in the backward, handed to who looks on."""
 
-    def __init__(self, run: Callable[..., Any], look: Callable[[Any], None]) -> None:
-        self._run, self._look = run, look
+    def __init__(self, run: Callable[..., Any], through: Callable[[Callable[..., Any], Any], Any]) -> None:
+        self._run, self._through = run, through
 
     def __call__(self, *args: Any) -> Any:
-        outputs = self._run(*args)
-        self._look(outputs)
-        return outputs
+        return self._through(self._run, args)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from relprop.composite import Composite, Decision
 from relprop.errors import RegistryError, UnknownOperationError
@@ -112,7 +113,7 @@ class Recorder(TorchFunctionMode):
             checkpoints = reentrant_checkpoints()
             for context in checkpoints:
                 if not isinstance(context.run_function, Again):
-                    context.run_function = Again(context.run_function, weakly(self._judge_again))
+                    context.run_function = Again(context.run_function, weakly(self._again))
             if checkpoints and not self.replaying:
                 # seen now for the plan alone: the Function that runs it drops this graph and computes it again
                 self.reentrant = True
@@ -186,10 +187,14 @@ class Recorder(TorchFunctionMode):
         self.unknown += found if not self.replaying else [u for u in found if u not in self.unknown]
         return nodes
 
-    def _judge_again(self, outputs: Any) -> None:
-        """What a checkpoint has computed again is looked at before the backward goes through it."""
+    def _again(self, run: Callable[..., Any], args: Any) -> Any:
+        """What a checkpoint computes again is looked at before the backward goes through it."""
+        seen = self in _get_current_function_mode_stack()  # in a checkpoint within another torch has left the mode
+        with nullcontext() if seen else self:
+            outputs = run(*args)
         with torch._C.DisableTorchFunction():
             self.judge(tensors(outputs))
+        return outputs
 
     # -- calls that are read -------------------------------------------------------------------------------------
 

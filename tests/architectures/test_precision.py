@@ -252,3 +252,6 @@ def test_a_registered_function_that_is_computed_again(monkeypatch: pytest.Monkey
     expected, found = (rp.LRP(m, rp.Zero()).explain(draw(3, 4), target=1) for m in (plain, model))
     assert_close(found.relevance, expected.relevance, rtol=1e-12)
     assert found.audit.balanced and not found.audit.native
+    once = fill(Segment(_Cubed.apply, "not reentrant").double())
+    with pytest.raises(rp.ModelStateError, match="_CubedBackward: .*use_reentrant=True"):
+        rp.LRP(once, rp.Zero()).explain(draw(3, 4), target=1)

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
-from relprop.errors import RegistryError
+from relprop.errors import ModelStateError, RegistryError
 
 Pull = Callable[[Any, Any], Any]
 
@@ -78,12 +79,20 @@ class Nodes:
         pull = self._pulls[self._key(node)]
         if pull is None:
             return
+        name = node.name()
         held = weakref.ref(node)  # the hook belongs to the node: it must not keep it alive
 
         def hook(inputs: tuple[Any, ...], gs: tuple[Any, ...]) -> tuple[Any, ...] | None:
             if all(g is None for g in gs):
                 return None
-            made = pull(held(), gs[0] if len(gs) == 1 else gs)
+            try:
+                made = pull(held(), gs[0] if len(gs) == 1 else gs)
+            except CheckpointError as error:
+                raise ModelStateError(
+                    f"{name}: a checkpoint with use_reentrant=False gives what was saved once, to the function's own "
+                    "backward, and the function that is registered for it reads it too: checkpoint with "
+                    "use_reentrant=True, or run the model without checkpoints"
+                ) from error
             made = tuple(made) if isinstance(made, (tuple, list)) else (made,)
             return made + (None,) * (len(inputs) - len(made))
 

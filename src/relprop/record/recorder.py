@@ -75,7 +75,8 @@ class Recorder(TorchFunctionMode):
         lenient: bool = False,
     ) -> None:
         super().__init__()
-        self.lenient, self.unknown = lenient, list[Unknown]()
+        self.lenient = lenient
+        self.unknown: list[Unknown] = []
         self.composite, self.residual = composite, composite.census.residual
         self.store, self.many = store, many
         self.carry = carry or composite.carries()

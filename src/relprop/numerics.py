@@ -68,6 +68,11 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
     return torch.dot(x.reshape(-1), y.reshape(-1))
 
 
+def unmasked(value: Tensor, g: Tensor) -> Tensor:
+    """`dot(value, g)`, where an infinite value (a mask) to which no gradient comes counts nothing."""
+    return dot(torch.where(g == 0, 0.0, value), g)
+
+
 def numbers(scalars: Sequence[Tensor]) -> list[float]:
     """The values (real parts) of tensors of one entry. A device is waited for once."""
     if all(s.is_cpu for s in scalars):

@@ -144,3 +144,45 @@ def test_a_running_logsumexp(create_graph: bool) -> None:
     assert_close(e.relevance.detach(), expected)
     y_2 = math.log(math.exp(1.0) + math.exp(2.0))
     assert e.audit.excess == pytest.approx(1.0 + y_2 - expected.sum().item())
+
+
+MASK = torch.tensor([False, True, False, True])
+
+
+def _running(x: Tensor) -> Tensor:
+    return torch.stack([x[:, :1].logsumexp(1)] * 2 + [x[:, [0, 2]].logsumexp(1)] * 2, 1)
+
+
+@pytest.mark.parametrize("create_graph", [False, True], ids=["plain", "differentiable"])
+@pytest.mark.parametrize(
+    ("masked", "plain", "width"),
+    [
+        (lambda x: x.logsumexp(1, keepdim=True), lambda x: x[:, [0, 2]].logsumexp(1, keepdim=True), 1),
+        (lambda x: x.logcumsumexp(1), _running, 4),
+    ],
+    ids=["logsumexp", "logcumsumexp"],
+)
+def test_masked_scores(
+    masked: Callable[[Tensor], Tensor], plain: Callable[[Tensor], Tensor], width: int, create_graph: bool
+) -> None:
+    """A score of minus infinity is as none."""
+    x = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found, expected = (
+        rp.LRP(Call(call, width).double(), rp.Zero()).explain(x, target=1, create_graph=create_graph)
+        for call in (lambda x: masked(x.masked_fill(MASK, -math.inf)), plain)
+    )
+    assert_close(found.relevance.detach(), expected.relevance.detach())
+    assert found.audit.excess == pytest.approx(expected.audit.excess, rel=1e-10)
+
+
+def test_everything_is_masked() -> None:
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
+    rows = torch.tensor([[False], [True]])
+
+    def call(x: Tensor) -> Tensor:
+        return x + torch.where(rows, 0.0, x.masked_fill(rows, -math.inf).logsumexp(1, keepdim=True))
+
+    model = Call(call, 2).double()
+    e = rp.LRP(model, rp.Zero()).explain(x, target=1)
+    assert_close(e.relevance[1], x[1] * model.last.weight[1].detach())
+    assert e.audit.unexplained_share < 1e-12

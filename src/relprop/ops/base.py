@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from relprop.numerics import dot, vjp
+from relprop.numerics import unmasked, vjp
 
 Share = Callable[[Tensor], Tensor]
 """From the gradient `g` at the output to the relevance that a call's constants absorb."""
@@ -133,9 +133,9 @@ class Called(Op):
         books: Books,
     ) -> tuple[Tensor | None, ...]:
         pulled = vjp(lambda *given: self._call(*given), operands, gs[0])
-        books.add("excess", dot(outputs[0], gs[0]))
+        books.add("excess", unmasked(outputs[0], gs[0]))
         for x, g in zip(operands, pulled, strict=True):
-            books.add("excess", dot(x, g), -1.0)
+            books.add("excess", unmasked(x, g), -1.0)
         return pulled
 
 

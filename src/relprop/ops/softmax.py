@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.numerics import dot
+from relprop.numerics import unmasked
 from relprop.ops.base import Call, Called, Expansion, Fact, Native, Op
 from relprop.ops.stem import chained, link
 from relprop.ops.table import op
@@ -97,13 +97,13 @@ class LogSumExp(Op):
         books: Any,
     ) -> tuple[Tensor | None, ...]:
         x, g = operands[0], gs[0]
-        weights = torch.exp(x - torch.logsumexp(x, self.dim, True))
+        weights = torch.exp(x - torch.logsumexp(x, self.dim, True)).nan_to_num(0.0)  # where everything is masked
         if not self.keepdim:
             for d in sorted(self.dim if isinstance(self.dim, (tuple, list)) else (self.dim,)):
                 g = g.unsqueeze(d)
         pulled = weights * g
-        books.add("excess", dot(outputs[0], gs[0]))
-        books.add("excess", dot(x, pulled), -1.0)
+        books.add("excess", unmasked(outputs[0], gs[0]))
+        books.add("excess", unmasked(x, pulled), -1.0)
         return (pulled,)
 
 

@@ -6,7 +6,7 @@ import difflib
 import functools
 import inspect
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,14 @@ from torch import nn
 from relprop.errors import InputError, NoPathError, RelpropError, nearest, warn
 from relprop.explain.inputs import names
 
+_ABOUT_DEVICES = re.compile(r"\bdevices?\b|placeholder storage|torch\.(cuda|mps|xpu)\.", re.I)
+_ABOUT_TYPES = re.compile(r"dtype|scalar type|datatype|input type|type promoting|not implemented for '", re.I)
+_WANTS_IDS = re.compile(r"'indices' to have one of the following scalar types")
+#: What torch's messages call types of integers.
+_INTEGERS = {
+    torch.int64: r"Long|long int|int64", torch.int32: r"\bInt\b|\bint\b|int32", torch.int16: r"Short|short|int16",
+    torch.uint8: r"Byte|unsigned char|uint8", torch.int8: r"Char\b|\bchar|\bint8", torch.bool: r"Bool|bool",
+}  # fmt: skip
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
@@ -56,8 +64,42 @@ def refuse_misfit(
             f"input {arrays[0]} is a numpy array, and the model takes tensors: give torch.from_numpy(array), in the "
             "dtype of the model; for tables of numpy or pandas: relprop.tabular.Explainer"
         ) from error
-    if not any(isinstance(part, torch.Tensor) for _, part in given):
+    found_tensors = [(name, part) for name, part in given if isinstance(part, torch.Tensor)]
+    if not found_tensors:
         raise InputError(_no_tensor(*given[0])) from error
+    unfit = _unfit(str(error), model, found_tensors)
+    if unfit:
+        raise InputError(unfit) from error
+
+
+def _unfit(message: str, model: nn.Module, given: Sequence[tuple[str, torch.Tensor]]) -> str:
+    """What to do about an input on another device or of another type than the model, if the failure speaks of that."""
+    weights = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point() or t.is_complex()]
+    devices, types = ({getattr(t, of): None for t in weights} for of in ("device", "dtype"))
+    typed = _ABOUT_TYPES.search(message)
+    if not weights or not (typed or _ABOUT_DEVICES.search(message)):
+        return ""
+    for name, x in given:
+        if x.device not in devices:
+            return (
+                f"input {name} is on {x.device}, and the model on {_listed(devices)}: move one to the other, "
+                f"x.to({str(next(iter(devices)))!r}) or model.to({str(x.device)!r})"
+            )
+    for name, x in given if typed else ():
+        if _WANTS_IDS.search(message) and x.dtype not in (torch.int64, torch.int32):
+            return f"input {name} is {x.dtype}, and the model looks it up in an embedding: give ids, x.long()"
+        other = _INTEGERS.get(x.dtype)
+        if x.dtype not in types and (other is None or re.search(other, message)):
+            wider = "" if other else f", or the model as model.to({x.dtype})"
+            return (
+                f"input {name} is {x.dtype}, and the model's parameters are {_listed(types)}: give x.to("
+                f"{next(iter(types))}){wider}"
+            )
+    return ""
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return " and ".join(map(str, values))
 
 
 def warn_of_swallowed(model: nn.Module, own: frozenset[str], kwargs: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Real
@@ -15,7 +16,8 @@ from torch import Tensor
 from relprop.errors import RuleError
 
 HALF = (torch.float16, torch.bfloat16)
-_FULL = (torch.float32, torch.float64)
+#: Real numbers in which rules work as they come.
+FULL = (torch.float32, torch.float64)
 
 _TAU = {torch.float64: 2.0**-200, torch.complex128: 2.0**-200, torch.float16: 2.0**-10}
 
@@ -35,7 +37,9 @@ def nonzero(a: Tensor) -> Tensor:
 
 
 def sign(z: Tensor) -> Tensor:
-    """The sign with sign(0) = +1, as every denominator of LRP wants it."""
+    """The sign with sign(0) = +1, as every denominator of LRP wants it; of complex numbers the direction, z / |z|."""
+    if z.is_complex():
+        return torch.where(z == 0, 1.0, z.sgn())
     return torch.where(z < 0, -1.0, 1.0).to(z.dtype)
 
 
@@ -52,9 +56,37 @@ def wide(dtype: torch.dtype) -> torch.dtype | None:
     return torch.float32 if dtype == torch.float16 else None
 
 
+#: The context in which autocast is off on every device: rules choose their types themselves.
+without_autocast: Callable[[], AbstractContextManager[Any]] = torch._C._DisableAutocast
+
+
+def autocasts() -> dict[str, torch.dtype]:
+    """The devices on which autocast is on, and the type that it takes there."""
+    if not torch._C._is_any_autocast_enabled():
+        return {}
+    devices = torch._C._autocast_supported_devices()
+    return {d: torch.get_autocast_dtype(d) for d in devices if torch.is_autocast_enabled(d)}
+
+
+def as_it_runs(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` under the autocast of this moment, whenever it is called; itself where there is none."""
+    casts = autocasts()
+    if not casts:
+        return function
+    kept = torch.is_autocast_cache_enabled()
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as stack:
+            for device, dtype in casts.items():
+                stack.enter_context(torch.autocast(device, dtype, cache_enabled=kept))
+            return function(*args, **kwargs)
+
+    return call
+
+
 def dot(x: Tensor, y: Tensor) -> Tensor:
     """Sum of products as a scalar tensor that stays on the device."""
-    if x.dtype != y.dtype or x.dtype not in _FULL:
+    if x.dtype != y.dtype or x.dtype not in FULL:
         if x.is_complex() or y.is_complex():
             return (x.conj() * y).real.sum()
         x, y = x.float(), y.float()
@@ -149,7 +181,7 @@ class Stabilizer:
         eps: float | Tensor = self.epsilon
         if self.norm_scale:
             dims = tuple(range(1, z.ndim)) or (0,)
-            eps = eps * z.square().mean(dims, keepdim=True).sqrt()
+            eps = eps * (z.abs() if z.is_complex() else z).square().mean(dims, keepdim=True).sqrt()
         if self.clip:
             return sign(z) * z.abs().clamp(min=eps)
         if isinstance(eps, float) and eps == 0.0:

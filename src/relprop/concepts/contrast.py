@@ -25,6 +25,7 @@ from relprop.numerics import divide, dot, negative, nonzero, positive
 from relprop.ops.base import Books
 from relprop.ops.maps import LinearMap
 from relprop.rules import LinearRule
+from relprop.rules.linear import transpose
 from relprop.selectors import Last
 
 Classes = int | Tensor | Sequence[int] | None
@@ -239,11 +240,11 @@ class NegatedWeights(LinearRule):
     def pull(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
         above, below = positive(a), negative(a)
         plus, minus = positive(op.weight), negative(op.weight)
-        against = op.apply(above, minus) + op.apply(below, plus)
+        against = (op.apply(above, minus) + op.apply(below, plus)).to(z.dtype)
         relevance = self._relevance(op, z, g)
         s = divide(relevance, against)
         books.add("excess", dot((against == 0).to(g.dtype), relevance))
-        return torch.where(a > 0, op.transpose(s, minus, a), torch.where(a < 0, op.transpose(s, plus, a), 0.0))
+        return torch.where(a > 0, transpose(op, s, minus, a), torch.where(a < 0, transpose(op, s, plus, a), 0.0))
 
 
 def _subtract(one: Any, other: Any, clip: bool) -> Any:

@@ -226,7 +226,7 @@ def _balance(forward: Forward, seed: Seed, relevance: Sequence[Tensor], ledger: 
         book = inputs if leaf.source is not None or leaf.ids is None else leaves
         name = leaf.source if leaf.source is not None else leaf.name
         book[name] = book.get(name, 0.0) + total
-    dtypes = {seed.tensor.dtype, *recorder.dtypes}
+    dtypes = {seed.tensor.dtype, *recorder.dtypes, *(leaf.tensor.dtype for leaf in recorder.leaves)}
     booked: Any = ledger.totals()
     return Audit(
         seed=found[0],

@@ -14,6 +14,7 @@ from relprop.composite import Composite
 from relprop.errors import InputError, ModelStateError, NoPathError, SelectorError, nearest
 from relprop.explain.inputs import check_finite, names, outside_inference, rebuild
 from relprop.explain.seed import Seed, explicit, make_seed
+from relprop.numerics import autocasts
 from relprop.plan import Plan
 from relprop.record import Captures, Recorder, Weights, place
 from relprop.record.nodes import NODES
@@ -107,6 +108,7 @@ def run(
     """The model's output under the recorder, and what `then` makes of it there."""
     with outside_inference(), torch.enable_grad(), recorder.boxes.hooks(), recorder.scope:
         given = {name: rebuild(value, name, recorder.leaves.add) for name, value in names(args, kwargs)}
+        recorder.dtypes.update(autocasts().values())  # what runs in them may hide it
         with recorder:
             output = model(*(given[str(i)] for i in range(len(args))), **{k: given[k] for k in kwargs})
             return output, then(output)

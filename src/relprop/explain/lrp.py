@@ -22,6 +22,7 @@ from relprop.explain.check import Coverage, coverage
 from relprop.explain.choose import choose
 from relprop.explain.explanation import Explanation
 from relprop.explain.forward import Forward, Request, check_differentiable, check_model, record, run
+from relprop.numerics import without_autocast
 from relprop.plan import Plan
 from relprop.progress import Progress, track
 from relprop.record import Recorder
@@ -175,13 +176,14 @@ class LRP:
         forward = self.recorded(request, args, kwargs) if forward is None else forward
         pairs = [(i, condition) for i in range(len(forward.seeds)) for condition in request.conditions]
         for k, (i, condition) in enumerate(pairs):
-            with Progress(text="explain: backward"):
+            with Progress(text="explain: backward"), without_autocast():
                 result = propagate(forward, forward.seeds[i], request, condition, keep=k + 1 < len(pairs))
             sound = finite(result) and (result.audit.balanced or request.lenient)
             if not sound and not request.by_site:  # once more, to name the site
                 again = replace(request, by_site=True)
                 forward = self.recorded(again, args, kwargs)
-                result = propagate(forward, forward.seeds[i], again, condition)
+                with without_autocast():
+                    result = propagate(forward, forward.seeds[i], again, condition)
                 sound = result.audit.balanced or request.lenient
             if not finite(result):
                 refuse_not_finite(result, forward)

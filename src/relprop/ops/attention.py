@@ -60,6 +60,7 @@ class Weighting(Op):
         self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor], gs: Sequence[Tensor], books: Any
     ) -> tuple[Tensor | None, ...]:
         v, q, k, *mask = operands
+        q, k = (t.to(gs[0].dtype) for t in (q, k))  # as the kernel took them, under autocast too
         groups = q.shape[-3] // k.shape[-3] if self.options["enable_gqa"] else 1
         if groups > 1:
             k = k.repeat_interleave(groups, -3)
@@ -221,7 +222,7 @@ def _multi_head(a: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         return _put_out(a, out, single), None
     scores = torch.bmm(q * head**-0.5, k.transpose(-2, -1))
     if mask is not None:
-        scores = scores + mask
+        scores = scores + mask.to(scores.dtype)  # autocast gives scores a type of their own
     weights = torch.softmax(scores, -1)
     out = torch.bmm(weights, v).transpose(0, 1).contiguous().view(length * batch, width)
     out = F.linear(out, a["out_proj_weight"], a["out_proj_bias"]).view(length, batch, width)

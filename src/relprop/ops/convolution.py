@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from relprop.numerics import HALF, dot, wide
-from relprop.ops.maps import LinearMap, like
+from relprop.ops.maps import LinearMap, fitting, like
 
 #: As many channels as an entry's colours have.
 _FEW = 4
@@ -46,6 +48,19 @@ class Conv(LinearMap):
             return w.flatten(0, 1)
         return self.kernel * self.factor.reshape(-1, 1, *ones)
 
+    def ran_in(self, dtype: torch.dtype) -> LinearMap:
+        whole = self.kernel.dtype == dtype and (self.factor is None or self.factor.dtype == dtype)
+        return self if whole else self._cast(dtype)
+
+    def _cast(self, dtype: torch.dtype) -> LinearMap:
+        """A batch norm's scale is multiplied into the weight before that is rounded."""
+        made = Conv(self.derived(f"in {dtype}", lambda w: w.to(dtype)), None, *self.geometry)
+        like(self, made)
+        made.bias = None if self.bias is None else self.bias.to(dtype)
+        made.rectified, made.memory = self.rectified, self.memory
+        made.store = None if self.store is None else self.store.setdefault(f"of {dtype}", {})
+        return made
+
     def pull_back(self, s: Tensor, a: Tensor) -> Tensor:
         if self.factor is None or self.kernel.numel() < s.numel():
             return self.transpose(s, self.weight, a)
@@ -72,15 +87,26 @@ class Conv(LinearMap):
         return a if a.ndim == self.kernel.ndim else a.unsqueeze(0)
 
     def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-        z = torch.convolution(self._batched(a), w, b, *self.geometry)
+        run = self._complex if w.is_complex() else torch.convolution
+        z = run(self._batched(fitting(a, w)), w, b, *self.geometry)
         return z if a.ndim == self.kernel.ndim else z.squeeze(0)
 
+    def _complex(self, a: Tensor, w: Tensor, b: Tensor | None, *geometry: Any) -> Tensor:
+        """`torch.convolution` for complex numbers, which that does not take."""
+        stride, padding, dilation, transposed, output_padding, groups = geometry
+        if transposed:
+            run = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.rank - 1]
+            return run(a, w, b, stride, padding, output_padding, groups, dilation)
+        return (F.conv1d, F.conv2d, F.conv3d)[self.rank - 1](a, w, b, stride, padding, dilation, groups)
+
     def transpose(self, s: Tensor, w: Tensor, a: Tensor) -> Tensor:
+        if w.is_complex():  # which torch takes apart into real convolutions, forward alone
+            return super().transpose(s, w, a)
         s, full = self._batched(s), self._batched(a)
         if self._by_product(s):
             r = self._placed(s, w, full)
         else:
-            if full.is_meta:
+            if full.is_meta or full.dtype != w.dtype:  # its values do not matter
                 full = s.new_empty_strided(full.shape, full.stride())
             r = torch.ops.aten.convolution_backward(s, full, w, None, *self.geometry, [True, False, False])[0]
         return r if a.ndim == self.kernel.ndim else r.squeeze(0)
@@ -180,7 +206,7 @@ class Conv(LinearMap):
         one = self._batched(self.support(torch.ones_like(self.sample(a))))[:, :1]
         kernel = torch.ones_like(self.kernel[:1, :1])
         geometry = (*self.geometry[:5], 1)
-        taps = torch.convolution(one, kernel, None, *geometry)
+        taps = torch.convolution(fitting(one, kernel), kernel, None, *geometry)
         inputs = self.kernel.shape[0] // self.groups if self.transposed else self.kernel.shape[1]
         count = taps * inputs
         return count if a.ndim == self.kernel.ndim else count.squeeze(0)

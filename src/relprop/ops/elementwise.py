@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relprop.numerics import HALF
 from relprop.ops.base import Call, Expansion, Fact, Kept, Native, Op
 from relprop.ops.cuts import step
 from relprop.ops.stem import chain_root, chained, common_root, stemmed
@@ -285,6 +286,8 @@ class Product(Op):
         gs: Sequence[Tensor],
         books: Any,
     ) -> tuple[Tensor | None, ...]:
+        if not self.elementwise:  # autocast may have brought the factors to a type of its own
+            operands = [t if t.dtype == gs[0].dtype else t.to(gs[0].dtype) for t in operands]
         return rule.product(self, operands, outputs[0] if outputs else None, gs[0], books)
 
 
@@ -430,8 +433,8 @@ def glu(call: Call) -> Expansion:
     x, dim = call.bind("input dim", dim=-1)
 
     def run() -> Tensor:
-        u, v = x.chunk(2, dim)
-        return u * torch.sigmoid(v)
+        u, v = (x.float() if x.dtype in HALF else x).chunk(2, dim)  # rounded once, as torch's kernel does
+        return (u * torch.sigmoid(v)).to(x.dtype)
 
     return Expansion(run)
 

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from relprop.numerics import without_autocast
 from relprop.ops.base import Call, Expansion, Native, Op
 from relprop.ops.convolution import Conv
 from relprop.ops.maps import Dense, Einsum, LinearMap, Matmul, dense
-from relprop.ops.product import dependent_conv, dependent_linear, einsum_product, kernel_form, product_of
+from relprop.ops.product import dependent_conv, dependent_linear, einsum_product, kernel_form, plus, product_of
 from relprop.ops.table import op
 
 
@@ -139,13 +140,13 @@ def addmm(call: Call) -> Op | Native | Expansion:
     if not call.depends(base) and call.name != "addbmm":
         bias = base * beta if beta != 1 else base
         if call.depends(x) and call.depends(y):
-            return Expansion(lambda: torch.matmul(x, y) * alpha + bias if alpha != 1 else torch.matmul(x, y) + bias)
+            return Expansion(lambda: plus(torch.matmul(x, y) * alpha if alpha != 1 else torch.matmul(x, y), bias))
         if call.depends(x):
             return _matmul(call, x, y * alpha if alpha != 1 else y, bias)
         return _matmul(call, x * alpha if alpha != 1 else x, y, bias)
     if call.name == "addbmm":
-        return Expansion(lambda: base * beta + torch.bmm(x, y).sum(0) * alpha)
-    return Expansion(lambda: base * beta + torch.matmul(x, y) * alpha)
+        return Expansion(lambda: plus(torch.bmm(x, y).sum(0) * alpha, base * beta))
+    return Expansion(lambda: plus(torch.matmul(x, y) * alpha, base * beta))
 
 
 @op("einsum")
@@ -176,7 +177,8 @@ def _many(equation: str, fixed: list[Tensor], at: int) -> Einsum:
     terms = left.split(",")
     rest = [t for i, t in enumerate(terms) if i != at]
     letters = "".join(dict.fromkeys("".join(rest)))
-    weight = torch.einsum(",".join(rest) + "->" + letters, *fixed)
+    with without_autocast():
+        weight = torch.einsum(",".join(rest) + "->" + letters, *fixed)
     joined = f"{terms[at]},{letters}->{out}"
     return Einsum(weight, lambda a, w: torch.einsum(joined, a, w))
 
@@ -210,9 +212,11 @@ def bilinear(call: Call) -> Op | Native | Expansion:
     if call.depends(x) and call.depends(y):
         return product_of(call, x, y, lambda u, v: F.bilinear(u, v, w), b)
     if call.depends(x):
-        joint = torch.einsum("...j,oij->...oi", y, w)
+        with without_autocast():
+            joint = torch.einsum("...j,oij->...oi", y, w)
         return as_map(call, x, Einsum(joint, lambda a, v: torch.einsum("...i,...oi->...o", a, v), b))
-    joint = torch.einsum("...i,oij->...oj", x, w)
+    with without_autocast():
+        joint = torch.einsum("...i,oij->...oj", x, w)
     return as_map(call, y, Einsum(joint, lambda a, v: torch.einsum("...j,...oj->...o", a, v), b))
 
 

@@ -6,6 +6,7 @@ all of them. `w` is what the rules modify (its signs, its square, ones).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -73,6 +74,21 @@ class LinearMap(Op):
         if name not in kept:
             kept[name] = make(self.weight)
         return kept[name]
+
+    def ran_in(self, dtype: torch.dtype) -> LinearMap:
+        """This map with its weights in the type that the call ran in.
+
+        They are of another one under autocast, and where a batch norm in float32 has joined a map in half precision.
+        """
+        return self if self.weight.dtype == dtype else self._cast(dtype)
+
+    def _cast(self, dtype: torch.dtype) -> LinearMap:
+        made = copy.copy(self)
+        made.weight = self.derived(f"in {dtype}", lambda w: w.to(dtype))
+        made.bias = None if self.bias is None else self.bias.to(dtype)
+        if self.store is not None:
+            made.store = self.store.setdefault(f"of {dtype}", {})
+        return made
 
     def remembered(self, name: str, make: Callable[[], Kept]) -> Kept:
         """What does not depend on the relevance; made once where several backwards follow one forward."""
@@ -145,7 +161,13 @@ class LinearMap(Op):
         gs: Sequence[Tensor],
         books: Any,
     ) -> tuple[Tensor | None, ...]:
-        return (rule.linear(self, self.input(operands[0]), outputs[0], gs[0], books),)
+        op, a = self.ran_in(gs[0].dtype), self.input(operands[0])
+        return (rule.linear(op, a, outputs[0], gs[0], books),)
+
+
+def fitting(a: Tensor, w: Tensor) -> Tensor:
+    """The input in the type of the weights, where the call ran in another than the input's (see `ran_in`)."""
+    return a if a.dtype == w.dtype else a.to(w.dtype)
 
 
 @lru_cache(maxsize=1024)
@@ -161,7 +183,7 @@ def dense(a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     if a.ndim < 3 or w.ndim != 2 or a.is_contiguous():
         return F.linear(a, w, b)
     z = a.reshape(-1, a.shape[-1]).mm(w.t()).view(*a.shape[:-1], -1)
-    return z if b is None else z + b
+    return z if b is None else z + b.to(z.dtype)  # autocast gives z a type of its own
 
 
 class Dense(LinearMap):
@@ -171,7 +193,7 @@ class Dense(LinearMap):
         self.weight, self.bias = weight, bias
 
     def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-        return dense(a, w, b)
+        return dense(fitting(a, w), w, b)
 
     @property
     def rows(self) -> bool:
@@ -224,6 +246,7 @@ class Matmul(LinearMap):
         self.weight, self.bias, self.left = weight, bias, left
 
     def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        a = fitting(a, w)
         z = torch.matmul(w, a) if self.left else torch.matmul(a, w)
         return z if b is None else z + b
 
@@ -242,7 +265,7 @@ class Einsum(LinearMap):
         self.weight, self.form, self.bias = weight, form, bias
 
     def apply(self, a: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-        z = self.form(a, w)
+        z = self.form(fitting(a, w), w)
         return z if b is None else z + b
 
 
@@ -250,6 +273,10 @@ class Scale(LinearMap):
     """`z = w a + b`, element by element: batch norm on fixed statistics, a layer's scale, a constant factor."""
 
     kind = "scale"
+
+    def ran_in(self, dtype: torch.dtype) -> LinearMap:
+        """Itself: element by element, torch mixes types."""
+        return self
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight, self.bias = weight, bias

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relprop.errors import ModelStateError
-from relprop.numerics import dot, vjp
+from relprop.numerics import HALF, dot, vjp
 from relprop.ops.base import Call, Expansion, Fact, Native, Op
 from relprop.ops.elementwise import attach
 from relprop.ops.maps import LinearMap, Scale
@@ -101,7 +101,7 @@ def layer_norm(call: Call) -> Op:
 @op("rms_norm")
 def rms_norm(call: Call) -> Op:
     x, shape, weight, eps = call.bind("input normalized_shape weight eps", weight=None, eps=None)
-    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    eps = torch.finfo(torch.float32 if x.dtype in HALF else x.dtype).eps if eps is None else eps  # as the kernel has it
     dims = tuple(range(-len(tuple(shape)), 0))
     native = lambda u: torch.nn.functional.rms_norm(u, shape, weight, eps)  # noqa: E731
     return _made(call, x, Norm(dims, eps, weight, None, False, native))

@@ -57,8 +57,9 @@ class Packed(Dense):
         if not rule.by_output:
             gs = [torch.zeros_like(z) if g is None else g for g, z in zip(gs, outputs, strict=True)]
             which = tuple(range(self.count))
-        part, g = self.part(which), _joined([gs[i] for i in which], -1)
-        a, before = self.input(operands[0]), rule.native(part)
+        g = _joined([gs[i] for i in which], -1)
+        part, a = self.part(which).ran_in(g.dtype), self.input(operands[0])
+        before = rule.native(part)
         if before is None:
             return (rule.linear(part, a, _joined([outputs[i] for i in which], -1), g, books),)
         if part.bias is not None:

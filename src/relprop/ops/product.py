@@ -26,7 +26,7 @@ def product_of(
 ) -> Op | Native | Expansion:
     """`form(x, y) + bias`, linear in x and in y."""
     if bias is not None:
-        return Expansion(lambda: form(x, y) + bias)
+        return Expansion(lambda: plus(form(x, y), bias))
     inverse = inverse_of(call, x, y)
     if inverse is not None:
         fixed, moving = call.constant((x, y)[inverse]), (y, x)[inverse]
@@ -67,12 +67,17 @@ def einsum_product(call: Call, equation: str, operands: Sequence[Any], moving: l
     return Expansion(run)
 
 
+def plus(z: Tensor, bias: Tensor) -> Tensor:
+    """`z + bias` as one call with the product adds it: in the type of `z`, which autocast may have chosen."""
+    return z + (bias if bias.dtype == z.dtype else bias.to(z.dtype))
+
+
 def dependent_linear(call: Call, a: Tensor, w: Tensor, b: Tensor | None) -> Expansion:
     """`F.linear` whose weight depends on the input (a hyper-network)."""
 
     def run() -> Tensor:
         z = torch.matmul(a, w.mT if w.ndim > 1 else w)
-        return z if b is None else z + b
+        return z if b is None else plus(z, b)
 
     return Expansion(run)
 
@@ -89,7 +94,7 @@ def dependent_conv(call: Call, a: Tensor, w: Tensor, b: Tensor | None) -> Op | N
     form = kernel_form(call)
     if b is not None:
         tail = (1,) * (w.ndim - 2)
-        return Expansion(lambda: form(a, w) + b.reshape(-1, *tail))
+        return Expansion(lambda: plus(form(a, w), b.reshape(-1, *tail)))
     return product_of(call, a, w, form, None)
 
 

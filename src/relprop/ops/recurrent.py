@@ -6,6 +6,7 @@ relevance back through them.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,10 @@ class Weights:
     b_ih: Tensor | None = None
     b_hh: Tensor | None = None
     w_hr: Tensor | None = None
+
+
+def in_float32(t: Tensor | None) -> Any:
+    return None if t is None else t.float()
 
 
 class Recurrent(Op):
@@ -58,6 +63,12 @@ class Recurrent(Op):
         self.cell, self.layers, self.roles = cell, layers, roles
         self.sizes, self.batch_first, self.unbatched, self.single = sizes, batch_first, unbatched, single
         self.constants = constants or {}
+
+    def in_float32(self) -> Recurrent:
+        """The same call with its weights in float32."""
+        made = copy.copy(self)
+        made.layers = [[Weights(*map(in_float32, vars(w).values())) for w in ways] for ways in self.layers]
+        return made
 
     def pull(
         self,

@@ -285,6 +285,8 @@ class Recorder(TorchFunctionMode):
             visit = Visit(op, rule, site, self.ledger)
             result = self.graph.step(visit, run, operands)
         if family == "linear" and isinstance(op, LinearMap) and isinstance(result, Tensor):
+            if result.dtype is not op.layout[2]:
+                self.dtypes.add(result.dtype)  # autocast's
             joins = merged is None and op.channels(result) == 1  # then a batch norm may follow
             step = visit if before is None and rule.rectifies and not op.carrying else None
             if joins or step is not None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from relprop.errors import ModelStateError
-from relprop.numerics import dot
+from relprop.numerics import as_it_runs, dot
 from relprop.record.books import Ledger
 from relprop.record.facts import Facts
 from relprop.record.graph import Graph
@@ -132,7 +132,8 @@ class Tape(Graph):
         ledger, path = self._ledger, call.path  # an entry that held the tape would hold itself
         versions = [(t, t._version) for t in tensors((call.args, call.kwargs)) if id(t) not in places]
 
-        alone = run if run is not None and operands else function_of(func, call.args, call.kwargs, moving)
+        own = as_it_runs(run) if run is not None and operands else None
+        alone = function_of(func, call.args, call.kwargs, moving) if own is None else own
 
         def again(*given: Tensor) -> Any:
             if any(t._version != version for t, version in versions):
@@ -152,12 +153,12 @@ class Tape(Graph):
 
     def attended(self, op: Any, changed: dict[str, Tensor], lost: float, site: Site) -> Tensor:
         roles = [r for r, t in changed.items() if self.depends(t)]
-        ledger, inputs = self._ledger, {**op.inputs, **changed}
+        ledger, inputs, kernel = self._ledger, {**op.inputs, **changed}, as_it_runs(op.kernel)
 
         def again(*given: Tensor) -> Any:
             op.inputs = inputs
             with sdpa_kernel(SDPBackend.MATH):  # the fused kernels' backward has no derivative
-                return op.kernel(dict(zip(roles, given, strict=True)))
+                return kernel(dict(zip(roles, given, strict=True)))
 
         def pull(given: Sequence[Tensor], made: Sequence[Tensor], gs: Sequence[Any]) -> Sequence[Tensor | None]:
             came = dot(made[0].detach(), gs[0])

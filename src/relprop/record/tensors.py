@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relprop.numerics import as_it_runs
+
 
 def tensors(value: Any) -> Iterator[Tensor]:
     """All tensors in nested lists, tuples and dicts."""
@@ -82,6 +84,7 @@ def function_of(func: Any, args: Any, kwargs: Any, operands: Sequence[Tensor]) -
     """A call as a function of some of the tensors in its arguments; it holds none of those."""
     holes = {id(t): Hole(i) for i, t in enumerate(operands)}
     args, kwargs = replaced(args, holes), replaced(kwargs, holes)
+    func = as_it_runs(func)
 
     def call(*given: Tensor) -> Any:
         new = {id(hole): t for hole, t in zip(holes.values(), given, strict=True)}

@@ -112,7 +112,7 @@ def _probe(op: LinearMap, factors: Tensor) -> LinearMap:
     def transpose(s: Tensor, w: Tensor, a: Tensor) -> Tensor:
         if w.shape != factors.shape:
             raise InputError(f"weights of shape {tuple(factors.shape)} have no relevance by this rule")
-        return plain.transpose(s, w * factors, a)
+        return plain.transpose(s, w * factors.to(w.dtype), a)
 
     made: Any = probe
     made.transpose = transpose

@@ -95,7 +95,7 @@ class ZBox(LinearRule):
         bounds = [torch.as_tensor(v, dtype=a.dtype, device=a.device) for v in (self.low, self.high)]
         scales = [op.per_input(v, a) for v in bounds]
         if scales[0] is not None and scales[1] is not None:  # the bounds scale the weights
-            box = scales[0] * up + scales[1] * down
+            box = (scales[0] * up + scales[1] * down).to(up.dtype)
             corner = op.apply(op.support(torch.ones_like(op.sample(a))), box, op.bias)
             eps = self.quick(op)
             if eps is not None:

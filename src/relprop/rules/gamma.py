@@ -120,7 +120,7 @@ class Gamma(LinearRule):
         mirrored = transpose(op, signed, absolute, a)
         if not op.nonneg:
             mirrored = mirrored.mul_(a.sign())
-        return mirrored.add_(op.pull_back(s.to(a.dtype), a), alpha=most)
+        return mirrored.add_(op.pull_back(s.to(absolute.dtype), a), alpha=most)
 
     def _settle_shaped(
         self,

@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from relprop.errors import RuleError
 from relprop.numerics import (
-    HALF,
+    FULL,
     Epsilons,
     check_choice,
     check_epsilon,
@@ -53,13 +54,23 @@ class LinearRule(Rule):
     def linear(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
         """The modified gradient at `a`. Half precision: ratios and denominators are formed in float32."""
         dtype = a.dtype
-        if z.dtype in HALF:
-            z, g = z.float(), g.float()
+        if z.dtype not in FULL:
+            if z.is_complex():
+                self.check_complex(op)
+            else:
+                z, g = z.float(), g.float()
         r = self.pull(op, a, z, g, books)
         return r if r.dtype == dtype else r.to(dtype)
 
     def pull(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
         raise NotImplementedError
+
+    def check_complex(self, op: LinearMap) -> None:
+        """Raise for a map of complex numbers, unless the rule has a meaning there."""
+        raise RuleError(
+            f"{self} has no meaning for complex numbers, and a map here (kind {op.kind!r}) is of such: give it Epsilon "
+            "or Zero by a row before the others, (relprop.Name(its path), relprop.Epsilon())"
+        )
 
     def quick(self, op: LinearMap) -> float | None:
         """The stabiliser, where the short form of a rule serves: a positive number, the bias absorbed, no relevance
@@ -165,6 +176,10 @@ class Epsilon(LinearRule):
         plain = not callable(self.epsilon) and self.epsilon == 0 and self.bias == "absorb"
         return as_is if plain and not op.carrying else None
 
+    def check_complex(self, op: LinearMap) -> None:
+        if self.bias != "absorb":
+            raise RuleError(f'a map of complex numbers (kind {op.kind!r}) takes {self} with bias="absorb" alone')
+
     def keeps(self, op: Any) -> tuple[bool, bool]:
         needed = self.native(op) is None
         return needed and self.quick(op) is None, needed  # the short form reads the input's layout alone
@@ -194,7 +209,7 @@ class Epsilon(LinearRule):
                 books.add("epsilon", dot(z, s), -1.0)
             return s
 
-        s = entrywise(ratio, g, z, dtype=a.dtype)
+        s = entrywise(ratio, g, z, dtype=g.dtype)
         if op.rectified:
             share, total = op.shared(s, op.bias)
             books.add("epsilon", total, eps)

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from relprop.numerics import Epsilons, check_choice, check_epsilon, nonzero, stabiliser
+from relprop.numerics import HALF, Epsilons, check_choice, check_epsilon, nonzero, stabiliser
 from relprop.ops.base import Books
-from relprop.ops.recurrent import Recurrent, Weights
+from relprop.ops.recurrent import Recurrent, Weights, in_float32
 from relprop.rules.base import Rule
 from relprop.rules.linear import Bias
 
@@ -55,6 +55,9 @@ class Gates(Rule):
         books: Books,
     ) -> tuple[Tensor | None, ...]:
         named = dict(op.constants) | dict(zip(op.roles, operands, strict=True))
+        given = (*named.values(), *outputs, op.layers[0][0].w_ih)
+        if any(t is not None and t.dtype in HALF for t in given):  # autocast mixes types, too
+            named, gs, op = {k: in_float32(t) for k, t in named.items()}, [in_float32(g) for g in gs], op.in_float32()
         relevance = [None if g is None else g * nonzero(y) for y, g in zip(outputs, gs, strict=True)]
         walk = _Walk(self, op, named, books)
         walk.forward()

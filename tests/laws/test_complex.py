@@ -1,0 +1,98 @@
+"""Convolutions of complex numbers: epsilon against its formula on the dense matrix, and what other rules say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import relprop as rp
+from tests.support.compare import assert_close
+
+EPS = 0.3
+GEOMETRIES = {
+    "plain": (F.conv2d, (4, 3, 3, 3), (3, 6, 6), {}),
+    "strided": (F.conv2d, (4, 3, 2, 3), (3, 6, 7), {"stride": 2, "padding": 1, "dilation": (1, 2)}),
+    "pointwise": (F.conv2d, (4, 3, 1, 1), (3, 4, 4), {}),
+    "depthwise": (F.conv2d, (6, 1, 3, 3), (3, 5, 5), {"groups": 3}),
+    "row": (F.conv1d, (4, 3, 3), (3, 7), {"padding": "same"}),
+    "volume": (F.conv3d, (2, 1, 2, 2, 2), (1, 3, 3, 3), {}),
+    "transposed": (F.conv_transpose2d, (3, 4, 3, 3), (3, 4, 4), {"stride": 2, "output_padding": 1}),
+}
+
+
+def number(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, dtype=torch.complex128, generator=torch.Generator().manual_seed(seed))
+
+
+class Complex(nn.Module):
+    """A convolution whose outputs are turned by constants, real parts out."""
+
+    def __init__(self, name: str, bias: bool = True) -> None:
+        super().__init__()
+        self.run, shape, self.size, self.settings = GEOMETRIES[name]
+        self.weight = nn.Parameter(number(*shape, seed=2))
+        outputs = self.map(number(2, *self.size)).shape[1:]
+        self.bias = nn.Parameter(number(outputs[0], seed=3)) if bias else None
+        self.turn = number(*outputs, seed=4)
+
+    def map(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return self.run(x, self.weight, bias, **self.settings)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.map(x, self.bias) * self.turn).real.flatten(1)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_epsilon(name: str, bias: bool) -> None:
+    """R_j = Re(conj(a_j) sum_k conj(w_kj) s_k) with s = g |z| / (|z| + eps): the stabiliser points where z does."""
+    model = Complex(name, bias)
+    x = number(2, *model.size)
+    with torch.no_grad():
+        units = torch.eye(x[0].numel(), dtype=x.dtype).view(-1, *model.size)
+        matrix, z = model.map(units).flatten(1).T, model.map(x, model.bias).flatten(1)  # [O, I], [N, O]
+    g = model.turn.flatten().conj()
+    s = g * z.abs() / (z.abs() + EPS)
+    expected = (x.flatten(1).conj() * (s @ matrix.conj())).real.view(x.shape)
+    for rule in (rp.Epsilon(EPS), rp.Epsilon(rp.Stabilizer(EPS))):
+        e = rp.LRP(model, rule).explain(x, target=lambda y: y, audit="sites")
+        assert_close(e.relevance, expected, rtol=1e-12)
+        assert e.audit.unexplained_share < 1e-12 and all(abs(v) < 1e-10 for _, v in e.audit.sites)
+        assert e.audit.epsilon == pytest.approx((z.conj() * (g - s)).real.sum().item(), rel=1e-10)
+    again = rp.LRP(model, rp.Epsilon(EPS)).explain(x, target=lambda y: y, create_graph=True)
+    assert_close(again.relevance.detach(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("settings", [{"clip": True}, {"norm_scale": True}], ids=str)
+def test_other_stabilisers(settings: dict[str, bool]) -> None:
+    model = Complex("strided")
+    x = number(2, *model.size)
+    with torch.no_grad():
+        z = model.map(x, model.bias)
+    size = z.abs()
+    norm = size.square().mean(tuple(range(1, z.ndim)), keepdim=True).sqrt()
+    passed = size / size.clamp(min=EPS) if "clip" in settings else size / (size + EPS * norm)
+    found = rp.LRP(model, rp.Epsilon(rp.Stabilizer(EPS, **settings))).explain(x, target=lambda y: y)
+    expected = rp.LRP(model, rp.Zero()).explain(x, target=lambda y: (y.view(z.shape) * passed).flatten(1))
+    assert_close(found.relevance, expected.relevance, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [rp.Gamma(), rp.Gamma(variant="standard"), rp.ZPlus(), rp.AlphaBeta(), rp.Flat(), rp.WSquare(), rp.ZBox(-1.0, 1.0)],
+    ids=str,
+)
+def test_rules_that_have_no_meaning_there(rule: Any) -> None:
+    model = Complex("plain")
+    with pytest.raises(rp.RuleError, match=r"no meaning for complex numbers, .*'conv'\) is of such: give it Epsilon"):
+        rp.LRP(model, rule).explain(number(2, *model.size), target=lambda y: y)
+
+
+def test_a_bias_absorbs_or_nothing() -> None:
+    model = Complex("plain")
+    with pytest.raises(rp.RuleError, match=r'complex numbers \(kind \'conv\'\) takes .* with bias="absorb" alone'):
+        rp.LRP(model, rp.Epsilon(EPS, bias="zero")).explain(number(2, *model.size), target=lambda y: y)

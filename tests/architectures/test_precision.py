@@ -209,22 +209,22 @@ def test_an_operation_without_a_rule_that_is_computed_again(function: Any, named
 class Nested(nn.Module):
     """Blocks in a segment of a segment."""
 
-    def __init__(self, reentrant: bool | None) -> None:
+    def __init__(self, outer: bool | None, inner: bool | None) -> None:
         super().__init__()
         self.blocks, self.head = nn.ModuleList(Block() for _ in range(4)), nn.Linear(8, 3)
-        self.reentrant = reentrant
+        self.outer, self.inner = outer, inner
 
-    def run(self, part: Any, *args: Any) -> Tensor:
-        return part(*args) if self.reentrant is None else checkpoint(part, *args, use_reentrant=self.reentrant)
+    def run(self, reentrant: bool | None, part: Any, *args: Any) -> Tensor:
+        return part(*args) if reentrant is None else checkpoint(part, *args, use_reentrant=reentrant)
 
     def part(self, x: Tensor, first: int) -> Tensor:
         for block in self.blocks[first : first + 2]:
-            x = self.run(block, x)
+            x = self.run(self.inner, block, x)
         return torch.tanh(x)
 
     def forward(self, x: Tensor) -> Tensor:
         for first in (0, 2):
-            x = self.run(self.part, x, first)
+            x = self.run(self.outer, self.part, x, first)
         return self.head(x.mean(1))
 
 
@@ -232,10 +232,17 @@ class Nested(nn.Module):
 @pytest.mark.parametrize("reentrant", [False, True], ids=["not reentrant", "reentrant"])
 @pytest.mark.parametrize("preset", [rp.AttnLRP(), rp.EpsilonPlus()], ids=str)
 def test_a_checkpoint_in_a_checkpoint(preset: Any, reentrant: bool) -> None:
-    plain, model = fill(Nested(None).double()), fill(Nested(reentrant).double())
+    plain, model = fill(Nested(None, None).double()), fill(Nested(reentrant, reentrant).double())
     expected, found = (rp.LRP(m, preset).explain(draw(2, 5, 8), target=1) for m in (plain, model))
     assert_close(found.relevance, expected.relevance, rtol=1e-10)
     assert found.audit.bias == pytest.approx(expected.audit.bias, rel=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
+@pytest.mark.parametrize("outer", [False, True])
+def test_checkpoints_of_two_kinds(outer: bool) -> None:
+    with pytest.raises(rp.ModelStateError, match="use one kind"):
+        rp.LRP(fill(Nested(outer, not outer).double()), rp.AttnLRP()).explain(draw(2, 5, 8), target=1)
 
 
 @pytest.mark.parametrize("way", ["not reentrant", "reentrant"])

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointError
 
-from relprop.errors import AuditError, InputError, warn
+from relprop.errors import AuditError, InputError, ModelStateError, warn
 from relprop.explain.audit import TOLERANCE, Audit
 from relprop.explain.explanation import Explanation
 from relprop.explain.forward import Forward, Request
@@ -163,9 +164,16 @@ def _gradients(recorder: Recorder, front: Front, wanted: Sequence[Tensor], keep:
             return _engine(front, wanted, keep)
         # in this thread, where the recorder is, on every device
         with torch.autograd.set_multithreading_enabled(False), recorder.scope, recorder.replay():
-            if recorder.reentrant:
-                return _reentrant(recorder, front, wanted, keep)
-            return _engine(front, wanted, keep)
+            try:
+                if recorder.reentrant:
+                    return _reentrant(recorder, front, wanted, keep)
+                return _engine(front, wanted, keep)
+            except CheckpointError as error:
+                raise ModelStateError(
+                    "activation checkpoints: what was computed again is not what was computed first. One with "
+                    "use_reentrant=True and one with use_reentrant=False cannot stand in one another here: use one "
+                    f"kind, or run the model without. torch says: {str(error).splitlines()[0]}"
+                ) from error
 
 
 def _engine(front: Front, wanted: Sequence[Tensor], keep: bool, accumulate: bool = False) -> Sequence[Tensor | None]:

@@ -79,6 +79,7 @@ def vit() -> nn.Module:
 
 
 def llama() -> nn.Module:
+    declare_torchvision_operators()
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -86,6 +87,7 @@ def llama() -> nn.Module:
 
 
 def bert() -> nn.Module:
+    declare_torchvision_operators()
     from transformers import BertConfig, BertForSequenceClassification
 
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_labels": 3}

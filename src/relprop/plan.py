@@ -23,6 +23,8 @@ class Plan:
     decisions   the rule of each site and the row of the composite that gave it
     cuts        places where the gradient ends (module path, function)
     notes       what was decided about the call as a whole
+    unknown     operations without a rule on the way to the model's main output (module path, operation); known to
+                `LRP.plan` alone, for `explain` refuses them or lists them in the audit
     """
 
     composite: str
@@ -30,6 +32,7 @@ class Plan:
     decisions: tuple[Decision, ...]
     cuts: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    unknown: tuple[tuple[str, str], ...] = ()
 
     def __iter__(self) -> Iterator[tuple[Site, Decision]]:
         return iter(zip(self.sites, self.decisions, strict=True))
@@ -59,7 +62,7 @@ class Plan:
         counts = Counter((s.kind, str(d.rule)) for s, d in self)
         lines = [f"{self.composite}: {len(self.sites)} sites"]
         lines += [f"  {n:4d} x {kind:<12} {rule}" for (kind, rule), n in counts.items()]
-        return "\n".join([*lines, *self._footer()])
+        return "\n".join([*lines, *self.remarks()])
 
     def _repr_html_(self) -> str:
         from relprop.render import notebook
@@ -69,8 +72,11 @@ class Plan:
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(str(self))
 
-    def _footer(self) -> list[str]:
+    def remarks(self) -> list[str]:
+        """What is to be said besides the sites: cuts, operations without a rule, notes."""
         lines = [f"cut (no relevance passes): {path or '(model)'}.{name}" for path, name in self.cuts]
+        lines += [f"no rule (explain refuses it, and says how to give it one): {path or '(model)'}.{name}"
+                  for path, name in self.unknown]  # fmt: skip
         return [*lines, *self.notes]
 
     def __str__(self) -> str:
@@ -78,7 +84,7 @@ class Plan:
         table: Sequence[tuple[str, ...]] = [header, *((*row[:3], _shortened(row[3])) for row in self.rows())]
         widths = [max(len(row[i]) for row in table) for i in range(3)]
         lines = ["  ".join([*(row[i].ljust(widths[i]) for i in range(3)), row[3]]).rstrip() for row in table]
-        return "\n".join([self.composite, *lines, *self._footer()])
+        return "\n".join([self.composite, *lines, *self.remarks()])
 
 
 def _shortened(why: str) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from relprop.composite import Composite
-from relprop.explain.forward import Request, record
+from relprop.errors import InputError
+from relprop.explain.forward import Forward, Request, record
 from relprop.explain.seed import main_output
 from relprop.plan import Plan
-from relprop.record.coverage import Unknown
+from relprop.record.coverage import Unknown, walk
 
 
 @dataclass(frozen=True)
@@ -47,3 +48,14 @@ def coverage(
     request = Request(targets=(target if target is not None else main_output,), seed="value", lenient=True)
     forward = record(model, composite, args, kwargs, request, totals, notes)
     return Coverage(forward.plan(), forward.nodes, tuple(forward.recorder.unknown))
+
+
+def without_rule(forward: Forward) -> tuple[tuple[str, str], ...]:
+    """Where operations without a rule lie on the way to the model's main output, and which; none where no output can
+    be told to be that."""
+    try:
+        output = main_output(forward.output)
+    except InputError:
+        return ()
+    found, _ = walk([output])
+    return tuple(dict.fromkeys((u.path, u.function or u.node) for u in found))

@@ -22,7 +22,9 @@ def choose(plan: Plan) -> tuple[Composite, str]:
         return _said(LSTMLRP(), "a recurrent layer runs in the model")
     if convs:
         return _said(EpsilonPlus(), "convolutions run in the model")
-    return _said(UniformEpsilon(), "dense layers run in the model")
+    if "linear" in kinds:
+        return _said(UniformEpsilon(), "dense layers run in the model")
+    return _said(UniformEpsilon(), "no convolution, attention, recurrent or dense layer was seen to run in the model")
 
 
 def _said(preset: Composite, why: str) -> tuple[Composite, str]:

@@ -18,7 +18,7 @@ from relprop.errors import AuditError, InputError, warn
 from relprop.explain.arguments import refuse_misfit, warn_of_swallowed
 from relprop.explain.audit import overgrown
 from relprop.explain.backward import finite, propagate, refuse_not_finite
-from relprop.explain.check import Coverage, coverage
+from relprop.explain.check import Coverage, coverage, without_rule
 from relprop.explain.choose import choose
 from relprop.explain.explanation import Explanation
 from relprop.explain.forward import Forward, Request, check_differentiable, check_model, record, run
@@ -66,7 +66,8 @@ class LRP:
         with self._running("plan", (), args, kwargs):
             composite, notes = self._pick(args, kwargs)
             totals = self._count(composite, args, kwargs)
-            return record(self.model, composite, args, kwargs, Request(), totals, notes).plan()
+            forward = record(self.model, composite, args, kwargs, Request(), totals, notes)
+            return replace(forward.plan(), unknown=without_rule(forward))
 
     def check(self, *args: Any, target: Any = None, **kwargs: Any) -> Coverage:
         """What is covered, before any propagation: sites and their rules, native nodes, nodes without a rule, cuts."""

@@ -208,5 +208,4 @@ def _rules(found: Any) -> str:
         counts[key] = counts.get(key, 0) + 1
     short = _table([(str(n), kind, rule) for (kind, rule), n in counts.items()], ("sites", "kind", "rule"))
     whole = _table(found.rows(), ("site", "kind", "rule", "why"), "tall")
-    further = [f"cut (no relevance passes): {path or '(model)'}.{name}" for path, name in found.cuts]
-    return short + "".join(map(_line, (*further, *found.notes))) + _fold("every operation", whole)
+    return short + "".join(map(_line, found.remarks())) + _fold("every operation", whole)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -40,6 +40,17 @@ class Custom(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(Softplus2.apply(self.first(x)))
+
+
+class Calls(nn.Module):
+    """Any function of a hidden layer."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.function(h)
 
 
 class Scripted(nn.Module):
@@ -213,3 +224,24 @@ def test_values_that_leave_the_graph_are_listed(read: Any) -> None:
     x = draw(2, 4, dtype=torch.float32).abs()
     assert len(lrp.explain(x, target=lambda y: y).audit.cuts) == 1
     assert lrp.plan(x).cuts
+
+
+@pytest.mark.parametrize("name", ["kron", "cov", "corrcoef", "trapezoid"])
+def test_every_node_of_an_unlisted_function_bears_its_name(name: str) -> None:
+    """Some make several nodes, and end in one of degree one."""
+    call = getattr(torch, name)
+    model = nn.Sequential(nn.Linear(4, 4), Calls(lambda h: call(h, h) if name == "kron" else call(h)))
+    with pytest.raises(rp.UnknownOperationError) as caught:
+        rp.LRP(model).explain(torch.randn(4, 4), target=lambda y: y.sum())
+    said = str(caught.value).splitlines()
+    assert len(said) == 3 and said[1].startswith(f"  torch function '{name}' (")
+    assert "Backward" in said[1] and "in module '1'" in said[1] and f"relprop.op('{name}')" in said[1]
+    assert "out of sight" not in str(caught.value)
+    e = rp.LRP(model).explain(torch.randn(4, 4), target=lambda y: y.sum(), unknown="gradient")
+    assert e.audit.native and all(text.endswith(f"(1.{name})") for text in e.audit.native)
+
+
+def test_vmap_is_named_with_the_module_it_ends() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), Calls(torch.vmap(torch.sin)), nn.Linear(4, 2))
+    with pytest.raises(rp.UnknownOperationError, match=r"SinBackward0 in module '1'.* \(in torch\.vmap"):
+        rp.LRP(model).explain(torch.randn(4, 4), target=0)

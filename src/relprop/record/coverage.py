@@ -78,7 +78,7 @@ def refusal(found: Sequence[Unknown], scripted: Sequence[str]) -> str:
     scripted  the names of the model's scripted modules
     """
     lines = []
-    for node, function, path in list(dict.fromkeys(found))[:5]:
+    for node, function, path in _by_call(found)[:5]:
         where = f" in module {path!r}" if path else ""
         what = f"torch function {function!r} ({node})" if function else f"operation {node}"
         if function == SCRIPTED:
@@ -88,8 +88,8 @@ def refusal(found: Sequence[Unknown], scripted: Sequence[str]) -> str:
             line = f"relprop.register_function({node!r}, lambda node, g: ...)  # the modified gradient of its input"
         elif not function:
             line = (
-                f"it ran out of sight (TorchScript: {', '.join(scripted) or 'none here'}; or another thread); "
-                "relprop.register_module(TheModule, 'identity')"
+                "it ran out of sight (in torch.vmap or torch.func, in another thread, or in TorchScript: "
+                f"{', '.join(scripted) or 'none here'}); relprop.register_module(TheModule, 'identity')"
             )
         else:
             line = f"relprop.op({function!r})(parser); what a parser is: help(relprop.op)"
@@ -99,6 +99,15 @@ def refusal(found: Sequence[Unknown], scripted: Sequence[str]) -> str:
         + "\n".join(lines)
         + '\nOr pass unknown="gradient" to take their own gradient; the audit then says so.'
     )
+
+
+def _by_call(found: Sequence[Unknown]) -> list[Unknown]:
+    """Each once; the nodes of one torch function in one module together."""
+    nodes: dict[tuple[str, str, str], dict[str, None]] = {}
+    for node, function, path in found:
+        alone = "" if function and function != SCRIPTED else node
+        nodes.setdefault((alone, function, path), {})[node] = None
+    return [Unknown(", ".join(each), function, path) for (_, function, path), each in nodes.items()]
 
 
 def _judged(node: Any) -> Unknown | None:

@@ -35,7 +35,7 @@ from relprop.record.producer import Producer
 from relprop.record.rectified import only_reader, rectify
 from relprop.record.residual import residual
 from relprop.record.saved import Boxes
-from relprop.record.scope import ModuleScope
+from relprop.record.scope import ModuleScope, label
 from relprop.record.sites import Sites
 from relprop.record.step import Visit
 from relprop.record.tensors import function_of, tensors
@@ -167,16 +167,15 @@ class Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         if name.endswith("_") and not name.endswith("__") and args and isinstance(args[0], torch.Tensor):
             self.boxes.before_write(args[0])
+        since = upcoming()
         result = self.graph.outside(func, args, kwargs, self.scope.paths[0])
-        origin = (name, self.scope.paths[0])
+        label(result, since, (name, self.scope.paths[0]))
         seen = self.seen(args, kwargs)
         still = any(t.is_floating_point() and not self.graph.depends(t) for t in tensors(result))
         if name in _READS or (still and name not in _SHAPED):
             self.cuts.add(name)  # its values go on without the graph
         for out in tensors(result):
             if out.grad_fn is not None:
-                node: Any = out.grad_fn
-                node.metadata.setdefault("relprop.origin", origin)
                 self.facts.mark_seen(out, seen)
         return result
 

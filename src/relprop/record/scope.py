@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import BackwardCFunction
 from torch.nn.modules.batchnorm import _NormBase
 
 from relprop.errors import ModelStateError
-from relprop.record.coverage import SCRIPTED
+from relprop.record.coverage import MARK, SCRIPTED
 from relprop.record.marks import upcoming
 from relprop.record.nodes import NODES
+from relprop.record.tensors import tensors
 
 Tap = Callable[[str, tuple[str, ...], Any], Any]
 Whole = Callable[[nn.Module, str, tuple[Any, ...], int, Any], Any]
+#: Nodes of leaves have numbers from here on.
+_LEAVES = 2**63
 
 
 class ModuleScope:
@@ -90,7 +92,7 @@ class ModuleScope:
             if output is not None and self._whole is not None:
                 handed_on = output = self._whole(module, treat, given, since, output)
         elif self.made != upcoming():
-            self._label(module, args, output)
+            self._label(module, output)
         while self._stack:
             left, self.paths = self._stack.pop()
             if left is module:
@@ -100,15 +102,11 @@ class ModuleScope:
             return handed_on if tapped is None else tapped
         return handed_on
 
-    def _label(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _label(self, module: nn.Module, output: Any) -> None:
         """Nodes were made that no recorded call made: note where they came from."""
-        if isinstance(module, torch.jit.ScriptModule) and self.inside is None:
-            label(output, args, (SCRIPTED, self.paths[0]))
-        elif isinstance(output, Tensor):
-            with torch._C.DisableTorchFunction():  # reading an attribute is no call of the model's
-                node: Any = output.grad_fn
-            if isinstance(node, BackwardCFunction) and not hasattr(node, "visit"):
-                node.metadata.setdefault("relprop.origin", ("", self.paths[0]))
+        scripted = isinstance(module, torch.jit.ScriptModule) and self.inside is None
+        with torch._C.DisableTorchFunction():  # reading an attribute is no call of the model's
+            label(output, self.made, (SCRIPTED if scripted else "", self.paths[0]))
 
     def _tap_given(self, module: nn.Module, args: Any) -> Any:
         """What a module is given, by position and by keyword."""
@@ -165,14 +163,17 @@ def _refuse_tracking(module: nn.Module, names: dict[nn.Module, list[str]]) -> No
         )
 
 
-def label(output: Any, args: Any, origin: tuple[str, str]) -> None:
-    """Note on the nodes between a call's arguments and its output where they came from."""
-    outs = output if isinstance(output, (tuple, list)) else (output,)
-    stops = {t.grad_fn for t in args if isinstance(t, Tensor)}
-    stack = [t.grad_fn for t in outs if isinstance(t, Tensor) and t.grad_fn is not None]
+def label(output: Any, since: int, origin: tuple[str, str]) -> None:
+    """Note on the nodes that a call made, as far as no recorded call made them, where they came from.
+
+    since  the number of the first node that the call can have made
+    """
+    stack = [t.grad_fn for t in tensors(output)]
     while stack:
         node: Any = stack.pop()
-        if node in stops or "relprop.origin" in node.metadata:
+        if node is None or not since <= node._sequence_nr() < _LEAVES or hasattr(node, "visit"):
+            continue
+        if MARK in node.metadata or "relprop.origin" in node.metadata:
             continue
         node.metadata["relprop.origin"] = origin
-        stack.extend(n for n, _ in node.next_functions if n is not None)
+        stack.extend(n for n, _ in node.next_functions)

@@ -15,11 +15,15 @@ from relprop.ops.base import Call
 from relprop.record.books import Ledger
 from relprop.record.facts import Facts
 from relprop.record.marks import mark, own, upcoming
+from relprop.record.saved import Boxes
 from relprop.record.step import Visit, take
+from relprop.record.tensors import exchanged
 from relprop.rules.base import as_is
 from relprop.site import Site
 
 _NOTHING: dict[str, Any] = {}
+#: The names of what a call changes in place.
+_TARGETS = ("input", "self", "out")
 
 
 class Graph:
@@ -31,30 +35,31 @@ class Graph:
 
     in_place = True
 
-    def __init__(self, facts: Facts, ledger: Ledger) -> None:
-        self._facts, self._ledger = facts, ledger
+    def __init__(self, facts: Facts, ledger: Ledger, boxes: Boxes) -> None:
+        self._facts, self._ledger, self._boxes = facts, ledger, boxes
         self._aliases: dict[int, tuple[Tensor, Tensor]] = {}
+        self._own: set[int] = set()
         self.starts_again = False
 
     # -- what depends on the input -------------------------------------------------------------------------------
 
-    def enter(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], bool]:
-        """Parameters become detached aliases; does any argument depend on the input?"""
-        depends = False
+    def enter(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], bool, bool]:
+        """Parameters become detached aliases; does any argument depend on the input, is any a constant tensor?"""
+        depends = constants = False
         changed: list[Any] | None = None
         for i, value in enumerate(args):
             if isinstance(value, Tensor):
                 if not value.requires_grad:
-                    continue
-                if value.is_leaf and not (self.starts_again and self._computed_again_from(value)):
+                    constants = True
+                elif value.is_leaf and not (self.starts_again and self._computed_again_from(value)):
                     changed = list(args) if changed is None else changed
                     changed[i] = self._alias(value)
                 else:
                     depends = True
                     self._facts.read(value)
             elif isinstance(value, (list, tuple)) and value and not isinstance(value[0], (int, float)):
-                inner, _, nested = self.enter(value, _NOTHING)
-                depends |= nested
+                inner, _, moving, fixed = self.enter(value, _NOTHING)
+                depends, constants = depends or moving, constants or fixed
                 if inner is not value:
                     changed = list(args) if changed is None else changed
                     changed[i] = inner
@@ -62,10 +67,31 @@ class Graph:
             args = type(args)(changed) if type(args) in (list, tuple) else tuple(changed)
         if kwargs:
             names = tuple(kwargs)
-            given, _, nested = self.enter(tuple(kwargs.values()), _NOTHING)
-            depends |= nested
+            given, _, moving, fixed = self.enter(tuple(kwargs.values()), _NOTHING)
+            depends, constants = depends or moving, constants or fixed
             kwargs = dict(zip(names, given, strict=True))
-        return args, kwargs, depends
+        return args, kwargs, depends, constants
+
+    def hold(self, args: Any, kwargs: dict[str, Any], first: int) -> tuple[Any, dict[str, Any]]:
+        """Constants become aliases of ours too, for a call that depends on the input: rules and books read them later.
+
+        first   the first argument that is not changed by the call itself
+        """
+        if len(args) > first:
+            held = tuple(self._held(value) for value in args[first:])
+            args = (*args[:first], *held)
+        if kwargs:
+            kwargs = {
+                name: value if first and name in _TARGETS else self._held(value) for name, value in kwargs.items()
+            }
+        return args, kwargs
+
+    def _held(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value if value.requires_grad or id(value) in self._own else self._boxes.alias(value)
+        if isinstance(value, (list, tuple)) and value and not isinstance(value[0], (int, float)):
+            return exchanged(value, self._held)
+        return value
 
     def _computed_again_from(self, leaf: Tensor) -> bool:
         """A checkpoint with `use_reentrant=True` starts again from leaves of its own."""
@@ -75,6 +101,7 @@ class Graph:
         known = self._aliases.get(id(parameter))
         if known is None:
             known = self._aliases[id(parameter)] = (parameter, parameter.detach())
+            self._own.add(id(known[1]))
         return known[1]
 
     def depends(self, value: Any) -> bool:

@@ -36,6 +36,20 @@ def is_inplace(call: SeenCall, entry: Any) -> bool:
     return len(call.args) > 1 and call.args[-1] is True and _positional(call)
 
 
+def written(func: Any, entry: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """The tensor that a call on constants changes in place, if any."""
+    if kwargs.get("out") is not None:
+        return kwargs["out"]
+    if entry is None:
+        name = getattr(func, "__name__", "")
+        changes = name.endswith("_") and not name.endswith("__")
+    else:
+        asked = entry.name in _INPLACE_LAST and (kwargs.get("inplace") or any(a is True for a in args[-1:]))
+        changes = entry.inplace or entry.name in WRITERS or asked
+    target = args[0] if args else kwargs.get("input")
+    return target if changes and isinstance(target, Tensor) else None
+
+
 def _positional(call: SeenCall) -> bool:
     """`F.relu(x, True)`."""
     return getattr(call.func, "__module__", "") == "torch.nn.functional" and call.name in _INPLACE_LAST
@@ -44,16 +58,24 @@ def _positional(call: SeenCall) -> bool:
 def inplace(rec: Recorder, call: SeenCall, entry: Any) -> Any:
     """In-place calls keep their meaning: computed as any other, then written into the target."""
     target = call.args[0] if call.args else call.kwargs["input"]
-    if not rec.graph.depends(target) or entry.name in WRITERS or entry.name in _PLACERS:
+    if entry.name in WRITERS or entry.name in _PLACERS:
         return _write_natively(rec, call, entry, target)
     kwargs = {k: v for k, v in call.kwargs.items() if k != "inplace"}
     args = call.args
     if len(args) > 1 and args[-1] is True and _positional(call):
         args = args[:-1]
+    constant = not rec.graph.depends(target)
+    if constant:  # what stands there absorbs its share
+        args, kwargs = rec.graph.hold(args, kwargs, 0)
     func = out_of_place(call.func)
     outer = rec.call(func, entry.name, args, kwargs)
     parsed = rec.parse(entry, outer)
-    if rec.graph.in_place and _runs_natively(rec, parsed, outer) and not (target._is_view() and _books(parsed)):
+    if (
+        not constant
+        and rec.graph.in_place
+        and _runs_natively(rec, parsed, outer)
+        and not (target._is_view() and _books(parsed))
+    ):
         if entry.name == "relu" and absorb(rec, target, parsed, call):
             return target
         if isinstance(parsed, Sum) and rec.boxes.alone_with(target):

@@ -28,7 +28,7 @@ from relprop.record.coverage import Unknown, refusal, walk
 from relprop.record.cuts import Cuts
 from relprop.record.facts import NOTHING, Facts
 from relprop.record.graph import Graph
-from relprop.record.inplace import inplace, is_inplace, write
+from relprop.record.inplace import inplace, is_inplace, write, written
 from relprop.record.leaves import Leaves
 from relprop.record.marks import mark, upcoming
 from relprop.record.producer import Producer
@@ -82,13 +82,13 @@ class Recorder(TorchFunctionMode):
         self.carry = carry or composite.carries()
         self.ledger = Ledger()
         self.facts = Facts()
-        self.graph = graph(self.facts, self.ledger)
+        self.boxes = Boxes()
+        self.graph = graph(self.facts, self.ledger, self.boxes)
         self.captures = Captures() if captures is None else captures
         # the scope must not keep the recorder: through autograd's nodes no cycle is ever collected
         self.scope = ModuleScope(model, weakly(self._tap) if self.captures else None, weakly(self._whole))
         self.leaves = Leaves(self.facts, self.scope, self.graph.begin, self.graph.link)
         self.captures.attach(self.graph, self.facts, self.leaves, self.ledger, self.carry != "nowhere")
-        self.boxes = Boxes()
         self.sites = Sites(composite, self.carry, self.scope, self.facts, totals, decided)
         self.cuts = Cuts(self.scope)
         self.head: tuple[Any, Tensor] | None = None
@@ -105,8 +105,10 @@ class Recorder(TorchFunctionMode):
         entry = TABLE.get(func)
         if entry is None and getattr(func, "__name__", "") == "__get__" and func != _DATA:
             return func(*args)
-        args, kwargs, depends = self.graph.enter(args, kwargs or {})
+        args, kwargs, depends, constants = self.graph.enter(args, kwargs or {})
         if not depends:
+            if (target := written(func, entry, args, kwargs)) is not None:
+                self.boxes.before_write(target)
             if self.leaves.tokens:
                 return self.leaves.follow(func, args, kwargs, self.replaying, self.reentrant)
             return func(*args, **kwargs)
@@ -138,7 +140,10 @@ class Recorder(TorchFunctionMode):
             result = self.__torch_function__(func, types, args, kwargs)
             return write(self, target, result)
         call = self.call(func, entry.name, args, kwargs)
-        if is_inplace(call, entry):
+        changes = is_inplace(call, entry)
+        if constants:
+            call.args, call.kwargs = self.graph.hold(args, kwargs, int(changes))
+        if changes:
             result = inplace(self, call, entry)
         else:
             result = self.carry_out(call, self.parse(entry, call))

@@ -29,6 +29,8 @@ class Boxes:
     def __init__(self) -> None:
         self._by_storage: defaultdict[int, list[weakref.ref[Box]]] = defaultdict(list)
         self._latest: list[weakref.ref[Box]] = []
+        self._aliases: dict[int, tuple[weakref.ref[Tensor], weakref.ref[Tensor]]] = {}
+        self._given: list[weakref.ref[Tensor]] = []
 
     def hooks(self) -> Any:
         """The context in which every tensor that autograd keeps is put into a box."""
@@ -56,15 +58,34 @@ class Boxes:
                 self._by_storage[box.value.untyped_storage()._cdata].append(reference)
         return self._by_storage
 
+    def alias(self, constant: Tensor) -> Tensor:
+        """The constant as a tensor of our own, which keeps its values should the model change it in place."""
+        known = self._aliases.get(id(constant))
+        if known is not None and known[0]() is constant and (alias := known[1]()) is not None:
+            return alias
+        if type(constant) is not Tensor or constant.layout is not torch.strided:
+            return constant
+        alias = constant.detach()
+        given = weakref.ref(alias)
+        self._aliases[id(constant)] = weakref.ref(constant), given
+        self._given.append(given)
+        return alias
+
     def before_write(self, target: Tensor) -> None:
         """The model is about to change `target`: what is kept of its storage is copied first."""
         if target.layout is not torch.strided:
             return
+        storage = target.untyped_storage()._cdata
         with torch._C.DisableTorchFunctionSubclass():
-            for reference in self._sorted().pop(target.untyped_storage()._cdata, ()):
+            for reference in self._sorted().pop(storage, ()):
                 box = reference()
                 if box is not None:
                     box.value = box.value.clone()
+            aliases = [alias for r in self._given if (alias := r()) is not None]
+            for alias in aliases:
+                if alias.untyped_storage()._cdata == storage:
+                    alias.data = alias.clone()
+        self._aliases.clear()  # what is asked for from now on has other values
 
     def size(self, besides: Iterable[Tensor] = ()) -> int:
         """How many bytes are kept, each storage counted once. `besides`: tensors that live anyway, such as weights."""

@@ -20,6 +20,7 @@ from relprop.numerics import as_it_runs, dot
 from relprop.record.books import Ledger
 from relprop.record.facts import Facts
 from relprop.record.graph import Graph
+from relprop.record.saved import Boxes
 from relprop.record.step import Visit
 from relprop.record.tensors import function_of, tensors
 from relprop.rules.base import as_is
@@ -56,8 +57,8 @@ class Tape(Graph):
 
     in_place = False
 
-    def __init__(self, facts: Facts, ledger: Ledger) -> None:
-        super().__init__(facts, ledger)
+    def __init__(self, facts: Facts, ledger: Ledger, boxes: Boxes) -> None:
+        super().__init__(facts, ledger, boxes)
         self._entries: list[Entry] = []
         self._moving: dict[Key, Tensor] = {}
         self._fixed: dict[Key, Tensor] = {}
@@ -81,11 +82,11 @@ class Tape(Graph):
         self._moving[_key(leaf)] = leaf
         return leaf
 
-    def enter(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], bool]:
+    def enter(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], bool, bool]:
         moving = [t for t in tensors((args, kwargs)) if self.depends(t)]
         for t in moving:
             self._facts.read(t)
-        return args, kwargs, bool(moving)
+        return args, kwargs, bool(moving), False  # what is changed in place is found by its version
 
     def below(self, tops: Iterable[Tensor], kept: Iterable[Tensor]) -> set[int]:
         own = {_key(t) for t in tops}

@@ -229,6 +229,24 @@ def test_a_module_that_does_not_run() -> None:
         rp.LRP(Idle()).explain(torch.randn(1, 2), target=0, layers="idle")
 
 
+def test_a_place_that_no_relevance_comes_to_is_named() -> None:
+    class Aside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.aside = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.aside(x)
+            return self.used(x)
+
+    found = rp.LRP(Aside(), rp.Epsilon()).explain(torch.randn(2, 3), target=0, layers=["used", "aside"])
+    assert set(found.layers) == {"used"}
+    assert [note for note in found.audit.notes if "aside" in note] == [
+        "no relevance comes to aside: it does not lie between the input and what is explained"
+    ]
+    assert "used" not in "".join(found.audit.notes)
+
+
 def test_weights_in_another_memory_format() -> None:
     model, x, _ = small()
     asked = {"target": 1, "layers": ["conv2.weight"]}

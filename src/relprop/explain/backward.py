@@ -49,6 +49,9 @@ def propagate(
         audit = replace(audit, notes=audit.notes + _unreached(captures))
     further = [leaf.ids is not None and leaf.source is None for leaf in recorder.leaves]
     shown = [n for p in request.places for n in captures.at(p)]
+    layers = _layers(captures, shown, read)
+    aside = [n for n in dict.fromkeys(shown) if n not in layers and n not in captures.selecting]
+    audit = replace(audit, notes=audit.notes + tuple(str(unreached(n, None, None)) for n in aside)) if aside else audit
     values = {i: recorder.graph.values(t) for i, t in wanted.items()} if shown else {}
     return Explanation(
         relevance=_structured(recorder.leaves, relevance, request.wrt, grads if request.stop else None),
@@ -56,7 +59,7 @@ def propagate(
         target=detached(seed.target),
         audit=audit,
         plan=forward.plan(),
-        layers=_layers(captures, shown, read) | (captures.weights.found if captures.weights is not None else {}),
+        layers=layers | (captures.weights.found if captures.weights is not None else {}),
         leaves={leaf.name: r for leaf, r, other in zip(recorder.leaves, relevance, further, strict=True) if other},
         inputs=forward.args[0] if len(forward.args) == 1 and not forward.kwargs else (forward.args, forward.kwargs),
         activations=_layers(captures, shown, values, merge=_last),

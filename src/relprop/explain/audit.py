@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,9 @@ from relprop.record.books import ENTRIES
 
 #: The unexplained share that is tolerated, relative to the sum of absolute relevance.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.1}
+#: A site that lost less than this part of what is missing did not lose it.
+_ROUNDING = 1e-3
+_MOST = 12  # functions that a message names
 _WORDS = {
     "bias": "biases",
     "epsilon": "epsilon (stabilisers)",
@@ -81,6 +84,13 @@ class Audit:
     def balanced(self) -> bool:
         return not self.conserving or self.unexplained_share <= self.tolerance
 
+    @property
+    def worst(self) -> tuple[tuple[str, float], ...]:
+        """The sites to show: the five worst; where the books do not balance, without those whose share of what is
+        missing is rounding."""
+        least = 0.0 if self.balanced else _ROUNDING * abs(self.unexplained)
+        return tuple(row for row in self.sites[:5] if not abs(row[1]) < least)
+
     def rows(self) -> list[tuple[str, float]]:
         rows = [("seed", self.seed)]
         rows += [(f"input {name}", value) for name, value in self.inputs.items()]
@@ -109,8 +119,21 @@ class Audit:
         lines += [f"cut: {path or '(model)'}.{name}" for path, name in self.cuts]
         lines += [f"native gradient by request: {name}" for name in self.native]
         lines += [f"note: {note}" for note in self.notes]
-        lines += [f"worst site: {name}  {value:+.3g}" for name, value in self.sites[:5]]
+        lines += [f"worst site: {name}  {value:+.3g}" for name, value in self.worst]
         return "\n".join(lines)
+
+
+def lost(audit: Audit, natives: Mapping[str, str]) -> str:
+    """The sentence that says that no site accounts for what is missing; empty where one does.
+
+    natives  the functions that ran natively, each with a module it ran in
+    """
+    if audit.worst:
+        return ""
+    ran = [f"{path or '(model)'}.{name}" for name, path in natives.items()]
+    more = f" and {len(ran) - _MOST} more" if len(ran) > _MOST else ""
+    which = f". Such ran: {', '.join(ran[:_MOST])}{more}" if ran else ""
+    return f"No site accounts for it: an operation that runs natively, without a row in the plan, lost it{which}.\n"
 
 
 def overgrown(audit: Audit, at_output: Callable[[], float]) -> str | None:

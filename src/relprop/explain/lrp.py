@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from relprop.composite import Composite, as_composite
 from relprop.errors import AuditError, InputError, warn
 from relprop.explain.arguments import refuse_misfit, warn_of_swallowed
-from relprop.explain.audit import overgrown
+from relprop.explain.audit import lost, overgrown
 from relprop.explain.backward import finite, propagate, refuse_not_finite
 from relprop.explain.check import Coverage, coverage, without_rule
 from relprop.explain.choose import choose
@@ -191,7 +191,7 @@ class LRP:
             if not sound:
                 raise AuditError(
                     f"the books do not balance: {result.audit.unexplained_share:.1e} of the absolute relevance is "
-                    f"unexplained.\n{result.audit}"
+                    f"unexplained.\n{lost(result.audit, forward.recorder.natives)}{result.audit}"
                 )
             note = overgrown(result.audit, partial(_at_output, result))
             if note is not None:

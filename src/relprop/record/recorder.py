@@ -58,6 +58,7 @@ class Recorder(TorchFunctionMode):
     graph     how calls enter the graph
     lenient   operations without a rule may take their own gradient
     unknown   those that were
+    natives   with books by site: the functions that run without a row in the plan, each with a module it ran in first
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.lenient = lenient
         self.unknown: list[Unknown] = []
+        self.natives: dict[str, str] = {}
         self.composite, self.residual = composite, composite.census.residual
         self.store, self.many = store, many
         self.carry = carry or composite.carries()
@@ -158,6 +160,8 @@ class Recorder(TorchFunctionMode):
         return self.graph.depends(args[0]) and (fact is None or not (fact.nonneg or fact.gate or fact.inverse))
 
     def _moved(self, func: Any, args: Any) -> Any:
+        if self.ledger.by_site:
+            self.natives.setdefault(func.__name__, self.scope.paths[0])
         since = upcoming()
         result = func(*args)
         mark(result, since, self.ledger)
@@ -175,6 +179,8 @@ class Recorder(TorchFunctionMode):
         since = upcoming()
         result = self.graph.outside(func, args, kwargs, self.scope.paths[0])
         label(result, since, (name, self.scope.paths[0]))
+        if self.ledger.by_site:
+            self.natives.setdefault(name, self.scope.paths[0])
         seen = self.seen(args, kwargs)
         still = any(t.is_floating_point() and not self.graph.depends(t) for t in tensors(result))
         if name in _READS or (still and name not in _SHAPED):
@@ -225,6 +231,8 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _native(self, call: SeenCall, native: Native) -> Any:
+        if self.ledger.by_site:
+            self.natives.setdefault(call.name, self.scope.paths[0])
         seen = self.seen(call.args, call.kwargs)
         if native.form != "move" and self.sites.carrying(seen):
             result = self._native_carrying(call, native)

@@ -197,7 +197,7 @@ def _books(found: Any) -> str:
     further = [f"cut: {path or '(model)'}.{name}" for path, name in found.cuts]
     further += [f"native gradient by request: {name}" for name in found.native]
     further += [f"note: {text}" for text in found.notes]
-    further += [f"worst site: {name} {value:+.3g}" for name, value in found.sites[:5]]
+    further += [f"worst site: {name} {value:+.3g}" for name, value in found.worst]
     return _bars(lines, ("entry", "of the seed", "relevance", "")) + verdict + "".join(map(_line, further))
 
 

@@ -172,7 +172,7 @@ def books(explanation: Any) -> Books | None:
     remarks = [f"cut, no relevance passes: {path or '(model)'}.{name}" for path, name in audit.cuts]
     remarks += [f"native gradient by request: {name}" for name in audit.native]
     if not audit.balanced:
-        remarks += [f"{name}: {value:+.3g}" for name, value in audit.sites[:5]]
+        remarks += [f"{name}: {value:+.3g}" for name, value in audit.worst]
     relevance = getattr(explanation, "relevance", None)
     if isinstance(relevance, torch.Tensor) and relevance.ndim > 1 and len(relevance) > 1:
         remarks.append(f"the books are those of all {len(relevance)} samples together")

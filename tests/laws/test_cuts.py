@@ -7,10 +7,12 @@ what constants absorb the rest.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import relprop as rp
 from tests.support.compare import assert_close
@@ -153,3 +155,62 @@ def test_who_takes_a_shape_cuts_nothing(name: str) -> None:
 
     e = rp.LRP(Beside(call).double(), rp.Zero()).explain(picture(), target=1)
     assert e.audit.cuts == ()
+
+
+class Swish(torch.autograd.Function):
+    @staticmethod
+    def forward(c: Any, x: Tensor) -> Tensor:
+        c.save_for_backward(x)
+        return nested(x, 15)
+
+    @staticmethod
+    def backward(c: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = c.saved_tensors
+        s = torch.sigmoid(x)
+        return g * (s + x * s * (1 - s))
+
+
+class SwishApart(torch.autograd.Function):
+    """In the style whose `forward` is given no context."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return nested(x, 0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    backward = Swish.backward
+
+
+def nested(x: Tensor, depth: int) -> Tensor:
+    return nested(x, depth - 1) if depth else x * torch.sigmoid(x.detach())
+
+
+@pytest.mark.parametrize("reentrant", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize("function", [Swish, SwishApart], ids=lambda f: f.__name__)
+def test_the_body_of_a_custom_function_is_no_cut(function: Any, reentrant: bool) -> None:
+    def call(h: Tensor) -> Tensor:
+        return function.apply(h)  # type: ignore[no-any-return]
+
+    def checkpointed(h: Tensor) -> Tensor:
+        return checkpoint(call, h, use_reentrant=True)  # type: ignore[no-any-return]
+
+    lrp = rp.LRP(Beside(checkpointed if reentrant else call).double())
+    assert lrp.plan(picture()).cuts == ()
+    assert lrp.explain(picture(), target=1, unknown="gradient").audit.cuts == ()
+
+
+@pytest.mark.parametrize("reentrant", [False, True], ids=["plain", "checkpointed"])
+def test_what_is_cut_beside_one_is(reentrant: bool) -> None:
+    def call(h: Tensor) -> Tensor:
+        kept = nested(h, 3)
+        with torch.no_grad():
+            return kept * h.tanh() if not reentrant else kept  # type: ignore[no-any-return]
+
+    def checkpointed(h: Tensor) -> Tensor:
+        return checkpoint(call, h, use_reentrant=True) if reentrant else call(h)  # type: ignore[no-any-return]
+
+    found = rp.LRP(Beside(checkpointed).double()).plan(picture()).cuts
+    assert found == ((("", "detach"),) if reentrant else (("", "detach"), ("", "tanh"), ("", "mul")))

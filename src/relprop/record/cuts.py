@@ -6,9 +6,14 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from relprop.record.checkpoints import REENTRANT
 from relprop.record.scope import ModuleScope
 from relprop.record.tensors import tensors
+
+#: Between a custom Function's call and its `forward`, in whatever style that is written.
+_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 
 
 class Cuts:
@@ -33,13 +38,12 @@ class Cuts:
         if not any(t.is_floating_point() for t in tensors(result)):
             return
         frame: Any = sys._getframe(1)
-        for depth in range(12):
-            frame = frame.f_back
-            if frame is None:
-                break
+        depth, inner = 0, None
+        while (frame := frame.f_back) is not None:
             if depth < 3 and frame.f_code.co_filename == REENTRANT.co_filename:
                 return  # activation checkpointing at its own work
-            if "ctx" in frame.f_locals and frame.f_code.co_name == "forward":
-                return
+            if frame.f_code is _APPLY and inner is not REENTRANT:
+                return  # its node in the graph is judged, and whatever it calls stands below that
+            depth, inner = depth + 1, frame.f_code
         name = getattr(func, "__name__", str(func))
         self.add("data" if name == "__get__" else name)

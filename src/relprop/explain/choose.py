@@ -11,7 +11,9 @@ def choose(plan: Plan) -> tuple[Composite, str]:
     """A preset, and the sentence that says why."""
     kinds = {site.kind for site in plan.sites}
     convs = sum(site.kind == "conv" for site in plan.sites)
-    attention = bool(kinds & {"attention"}) or {"softmax", "matmul"} <= kinds
+    # a graph's is written out: a softmax by division over the edges into a node, times what comes along them
+    graph = "product" in kinds and any(site.kind == "softmax" and site.name == "div" for site in plan.sites)
+    attention = bool(kinds & {"attention"}) or {"softmax", "matmul"} <= kinds or graph
     if "selection" in kinds:
         return _said(MambaLRP(), "a selective state space runs in the model")
     if attention and convs:

@@ -40,6 +40,9 @@ class Fact:
     lift      it is a pad: pads a tensor of its source's shape in the same way
     gate      how much it looks like a gate: 3 selected from a softmax (a router), 2 from a sigmoid or softmax,
               1 from another activation, else 0
+    exponent  it is the exponential of this tensor
+    shift     it is the first of these tensors plus or less the second; a number: `stem[0]` plus or less that
+    total     it is a sum of exponentials, which a softmax divides by
     """
 
     nonneg = False
@@ -52,8 +55,9 @@ class Fact:
     lift: Callable[[Tensor], Tensor] | None = None
     producer: Any = None
     step: Any = None
-    exponent = False
-    total: tuple[Any, tuple[int, ...]] | None = None
+    exponent: Any = None
+    shift: Any = None
+    total: Any = None
 
 
 class Op:

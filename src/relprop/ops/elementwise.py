@@ -11,7 +11,8 @@ from torch import Tensor
 from relprop.numerics import HALF
 from relprop.ops.base import Call, Expansion, Fact, Kept, Native, Op
 from relprop.ops.cuts import step
-from relprop.ops.stem import chain_root, chained, common_root, stemmed
+from relprop.ops.normalised import SMALL, stabilised
+from relprop.ops.stem import chain_root, chained, common_root, link, stemmed
 from relprop.ops.table import op
 
 
@@ -126,9 +127,10 @@ def function(call: Call) -> Op | Native | Expansion:
     assert made.fact is not None
     made.fact.gate = 2 if call.name in _GATES else 1 if call.name in _ACTIVATIONS else 0
     made.fact.power = made.fact.power and call.name in (*_POWERS, "clamp", "clamp_min")
-    made.fact.exponent = call.name == "exp"
+    made.fact.exponent = link(x) if call.name == "exp" else None
     if call.name in ("clamp", "clip", "clamp_min"):
-        low = call.bind("input min", min=None)[1]
+        low, high = call.bind("input min max", min=None, max=None)[1:]
+        made.fact.total = stabilised(call, x, low) if high is None else None
         made.fact.nonneg = isinstance(low, (int, float)) and low >= 0
     elif call.name in ("hardtanh", "threshold"):
         made.fact.nonneg = False
@@ -207,9 +209,11 @@ def _sum(call: Call, x: Any, y: Any, factor_x: float, factor_y: float) -> Op | N
         made = Sum((factor_x, factor_y))
         made.operands, made.run = (x, y), call.run
         nonneg = factor_x > 0 and factor_y > 0 and _nonneg(call, x) and _nonneg(call, y)
-        if nonneg or root is not None:
+        shifted = factor_x == 1 and factor_y < 0
+        if nonneg or shifted or root is not None:
             made.fact = Fact() if root is None else stemmed(call, Fact(), root)
             made.fact.nonneg = nonneg
+            made.fact.shift = (link(x), link(y)) if shifted else None
         return made
     moving, constant, f_m, f_c = (x, y, factor_x, factor_y) if call.depends(x) else (y, x, factor_y, factor_x)
     nonneg = f_m > 0 and not isinstance(constant, Tensor) and f_c * constant >= 0 and _nonneg(call, moving)
@@ -219,6 +223,13 @@ def _sum(call: Call, x: Any, y: Any, factor_x: float, factor_y: float) -> Op | N
     made.operands, made.run = (moving,), call.run
     made.fact = stemmed(call, Fact(), moving)
     made.fact.nonneg = nonneg
+    if f_m == 1:
+        if isinstance(constant, Tensor):
+            made.fact.shift = (made.fact.stem[0], link(constant))
+        else:
+            made.fact.shift = constant
+            if 0 < f_c * constant <= SMALL:
+                made.fact.total = stabilised(call, moving, constant)
     return made
 
 
@@ -334,10 +345,11 @@ def div(call: Call) -> Op | Native | Expansion:
         x, y = y, x
     if call.depends(x) and call.depends(y):
         known = call.fact(y)
-        if known is not None and known.total is not None and _same_exponential(call, x, known.total[0].get()):
-            from relprop.ops.softmax import hand_softmax
+        if known is not None and known.total is not None and known.total.divides(x, y):
+            if _same_exponential(call, x, known.total.exponential.get()):
+                from relprop.ops.softmax import hand_softmax
 
-            return hand_softmax(call, x, known.total[1])
+                return hand_softmax(call, x, known.total)
         root = common_root(call, x, y)
         if root is not None and (chained(call, x) or chained(call, y) or root is y):
             return attach(call, root)
@@ -356,9 +368,9 @@ def _same_exponential(call: Call, x: Tensor, other: Tensor | None) -> bool:
     if other is None or x is other:
         return x is other
     facts = call.fact(x), call.fact(other)
-    if any(f is None or not f.exponent for f in facts):
+    roots = [f.exponent.get() for f in facts if f is not None and f.exponent is not None]
+    if len(roots) < 2:
         return False
-    roots = [f.stem[0].get() for f in facts if f is not None]
     return roots[0] is not None and roots[0] is roots[1] and x.shape == other.shape
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from relprop.numerics import dot, vjp
 from relprop.ops.base import Call, Native, Share
+from relprop.ops.normalised import segmented
 from relprop.ops.structure import finite_product
 from relprop.ops.table import op
 
@@ -23,7 +24,7 @@ _ADDS = ("index_add", "scatter_add")
     "diagonal_scatter", "put")  # fmt: skip
 def placed(call: Call) -> Native:
     """Entries written into a tensor: what stood there before takes nothing, constants absorb their share."""
-    return Native(share=_share(call))
+    return Native(share=_share(call), fact=segmented(call) if call.name in _ADDS else None)
 
 
 @op("scatter_reduce", "index_reduce")
@@ -32,7 +33,9 @@ def reduced(call: Call) -> Native:
     reduce = call.bind("input dim index src reduce", src=call.kwargs.get("source"))[4]
     if not _constants(call) or reduce == "prod":
         return Native(form="reduce")
-    return Native(form="reduce", share=_won(call) if reduce in ("amax", "amin") else _added(call))
+    fact = segmented(call) if reduce == "sum" else None
+    share = _won(call) if reduce in ("amax", "amin") else _added(call)
+    return Native(form="reduce", share=share, fact=fact)
 
 
 @op("setitem")

@@ -10,15 +10,17 @@ from torch import Tensor
 
 from relprop.numerics import unmasked
 from relprop.ops.base import Call, Called, Expansion, Fact, Native, Op
-from relprop.ops.stem import chained, link
+from relprop.ops.normalised import Segments, Total, whole
 from relprop.ops.table import op
 
 
 class Softmax(Op):
-    """`y = softmax(x)` along `dim` (log: `y = log_softmax(x)`)."""
+    """`y = softmax(x)` along `dim` (log: `y = log_softmax(x)`), or over every one of `segments`."""
 
     family = "softmax"
     kind = "softmax"
+
+    segments: Segments | None = None
 
     def __init__(self, dim: int | tuple[int, ...], log: bool = False, sign: float = 1.0) -> None:
         self.dim, self.log, self.sign = dim, log, sign
@@ -27,7 +29,9 @@ class Softmax(Op):
         """The native vector-Jacobian product from the output alone."""
         if self.log:
             return g - y.exp() * g.sum(self.dim, keepdim=True)
-        return self.sign * y * (g - (g * y).sum(self.dim, keepdim=True))
+        part = g * y
+        total = part.sum(self.dim, keepdim=True) if self.segments is None else self.segments.summed(part)
+        return self.sign * y * (g - total)
 
 
 def _softmax(call: Call, x: Tensor, dim: int, log: bool = False, sign: float = 1.0) -> Softmax:
@@ -53,15 +57,21 @@ def softmin(call: Call) -> Op:
     return _softmax(call, x, dim, sign=-1.0)
 
 
-def hand_softmax(call: Call, exponential: Tensor, dims: tuple[int, ...]) -> Op | Expansion:
-    """`exp(u) / sum(exp(u))`: attached to `u`."""
+def hand_softmax(call: Call, exponential: Tensor, total: Total) -> Op | Expansion:
+    """`exp(u) / sum(exp(u))`: attached to `u`, or where that is `x - c` and c cancels, to `x`."""
     fact = call.fact(exponential)
-    root = fact.stem[0].get() if fact else None
-    if root is None:  # u is gone: the exponential's own node leads to it
+    scores = fact.exponent.get() if fact is not None and fact.exponent is not None else None
+    if scores is None:  # u is gone: the exponential's own node leads to it
         denominator = call.constant(call.bind("input other")[1])
         return Expansion(lambda: torch.div(exponential, denominator))
-    made = _softmax(call, root, 0)
-    made.dim = dims
+    known = call.fact(scores)
+    if known is not None and known.shift is not None:
+        source, shift = known.shift if isinstance(known.shift, tuple) else (known.stem[0], None)
+        unshifted = source.get()
+        if unshifted is not None and unshifted.shape == scores.shape and total.alike(shift, scores):
+            scores = unshifted
+    made = _softmax(call, scores, 0)
+    made.dim, made.segments = total.dims, total.segments
     return made
 
 
@@ -73,9 +83,7 @@ def total(call: Call) -> Native:
     known = call.fact(x)
     if known is not None:
         fact.nonneg = known.nonneg
-        if known.exponent and chained(call, x):
-            dims = tuple(range(x.ndim)) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
-            fact.total = (link(x), dims)
+        fact.total = whole(call, x, dim)
     return Native(form="reduce", fact=fact)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from relprop.errors import UnknownOperationError
 from relprop.numerics import nonzero, tau
 from relprop.ops.base import Call, Expansion, Fact, Native
+from relprop.ops.normalised import moved
 from relprop.ops.stem import stemmed
 from relprop.ops.table import op
 
@@ -75,6 +76,8 @@ def move(call: Call) -> Native:
     fact = Fact()
     fact.nonneg = all(k is not None and k.nonneg for k in known)
     fact.gate, fact.inverse = first.gate, first.inverse
+    if first.total is not None:
+        fact.total = moved(call, first.total)
     return Native(fact=fact)
 
 

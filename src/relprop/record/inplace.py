@@ -23,6 +23,8 @@ WRITERS = frozenset(("setitem", "copy", "fill", "zero"))
 _PLACERS = frozenset(
     "fill_diagonal index_add index_copy index_put index_fill scatter scatter_add masked_scatter put".split()
 )
+#: They add up in their target, of which something may be known then.
+_ADDERS = ("index_add", "scatter_add", "scatter_reduce")
 #: The functions of torch.nn.functional that take `inplace` last.
 _INPLACE_LAST = frozenset(
     "relu relu6 silu mish hardswish hardsigmoid elu selu celu leaky_relu rrelu hardtanh threshold dropout "
@@ -164,9 +166,10 @@ def _write_natively(rec: Recorder, call: SeenCall, entry: Any, target: Tensor) -
     seen = rec.seen(call.args, call.kwargs)
     parsed = entry.parse(call)
     share = parsed.share if isinstance(parsed, Native) else None
+    fact = parsed.fact if isinstance(parsed, Native) and entry.name in _ADDERS else None
     if not rec.graph.in_place:
         write(rec, target, rec.graph.placed(call, target, share))
-        rec.facts.put(target, None)
+        rec.facts.put(target, fact)
         rec.facts.mark_seen(target, seen)
         return target
     if share is not None and target._is_view() and rec.graph.depends(target):
@@ -175,13 +178,13 @@ def _write_natively(rec: Recorder, call: SeenCall, entry: Any, target: Tensor) -
         call.func(*(whole if a is target else a for a in call.args), **call.kwargs)
         mark(whole, since, rec.ledger, share)
         write(rec, target, whole)
-        rec.facts.put(target, None)
+        rec.facts.put(target, fact)
         rec.facts.mark_seen(target, seen)
         return target
     since = upcoming()
     result = call.run()
     mark(target, since, rec.ledger, share)
     mark_written(target)
-    rec.facts.put(target, None)
+    rec.facts.put(target, fact)
     rec.facts.mark_seen(target, seen)
     return result

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,13 @@ import pytest
 import relprop
 import relprop.presets
 import relprop.rules
+from relprop.explain.choose import choose
 from relprop.ops import TABLE
+from relprop.plan import Plan
 from relprop.presets import Preset
 from relprop.record.nodes import NODES
 from relprop.rules import Rule
+from relprop.site import Site
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -141,3 +146,37 @@ def test_every_page_is_on_the_first() -> None:
     globbed = {p for pattern in re.findall(r"^(\S+\*)$", text, flags=re.MULTILINE) for p in DOCS.glob(f"{pattern}.md")}
     missing = [p.name for p in PAGES if p.name != "index.md" and p not in globbed and f"]({p.name})" not in text]
     assert not missing, f"docs/index.md does not link {missing}"
+
+
+#: What runs in a model, in the order of the rows of the table in which-preset.md.
+RUNS = [
+    ("selection", "conv", "linear"),
+    ("attention", "conv", "linear"),
+    ("softmax", "matmul", "linear"),
+    ("recurrent", "conv", "linear"),
+    ("conv", "linear"),
+    ("linear", "activation"),
+]
+
+
+def first_cells(page: str, column: int, header: str) -> list[str]:
+    """The code in one column of the page's table with this header."""
+    lines = (DOCS / page).read_text(encoding="utf-8").split(header)[1].splitlines()[2:]
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines)
+    return [found.group(1) for row in rows if (found := re.search(r"`(.*)`", row.split("|")[column + 1]))]
+
+
+def test_the_chosen_preset_is_that_of_the_page() -> None:
+    written = first_cells("which-preset.md", 1, "| what runs | preset | reason |")
+    plans = [Plan("", tuple(Site(("",), None, k, k, "", i) for i, k in enumerate(kinds)), ()) for kinds in RUNS]
+    assert written == [repr(choose(plan)[0]) for plan in plans]
+
+
+@pytest.mark.parametrize("written", first_cells("rules.md", 0, "| preset | rules | source |"))
+def test_a_preset_on_the_page_is_the_default(written: str) -> None:
+    """With the parameters that are written out, each as it is when left out."""
+    given = eval(written, vars(relprop))
+    assert given == type(given)()
+    if not written.endswith("()"):  # then all but those of every preset are
+        own = {f.name for f in fields(given) if f.init} - {"bias", "stabiliser", "epsilon"}
+        assert own <= set(re.findall(r"(\w+)=", written)), own

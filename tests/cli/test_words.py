@@ -94,3 +94,7 @@ def test_the_nearest_words_are_offered() -> None:
         parse_row("Name('a')=gamma()")
     with pytest.raises(InputError, match="unknown preset 'Zero_'; nearest names: Zero"):
         parse_preset("Zero_")
+    with pytest.raises(InputError, match=r"unknown selector 'blocks'; a text stands in quotes: Name\('blocks'\)$"):
+        parse_row("Name(blocks)=Gamma()")
+    with pytest.raises(InputError, match=r"unknown rule 'half'; nearest .*; a text stands in quotes: Gates\('half'\)"):
+        parse_row("Name('a')=Gates(half)")

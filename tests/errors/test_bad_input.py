@@ -360,3 +360,36 @@ def test_presets_may_name_what_a_model_lacks() -> None:
     """A preset is made for many models: a network without convolutions is no error."""
     found = rp.LRP(stack(nn.ReLU()), rp.EpsilonPlusFlat()).explain(X, target=0)
     assert torch.isfinite(found.relevance).all()
+
+
+@pytest.mark.parametrize("target", ["cat", 1.0, 1.5, {"class": 1}], ids=repr)
+def test_a_target_that_is_none_lists_the_forms(target: Any) -> None:
+    model = stack()
+    kind = type(target).__name__
+    with refused(model, rp.InputError, rf"\({kind}\) is not understood: give", "an int; a list", "boolean mask"):
+        rp.LRP(model, rp.Zero()).explain(X, target=target)
+    if target == 1.0:
+        with refused(model, rp.InputError, "target 1.0 .*: give 1, an int; "):
+            rp.LRP(model, rp.Zero()).explain(X, target=target)
+
+
+def test_a_function_that_torch_has_no_derivative_for() -> None:
+    model = Body(torch.special.bessel_j0)
+    with refused(
+        model, rp.NoPathError, r"no derivative for \(model\)\.special_bessel_j0\. Compute", r"op\('special_be"
+    ):
+        rp.LRP(model, rp.Zero()).explain(X, target=0)
+    model = Body(lambda h: torch.special.bessel_j0(h.detach() + h))
+    with refused(model, rp.NoPathError, "special_bessel_j0. The gradient is also cut at .*detach. Compute it"):
+        rp.LRP(model, rp.Zero()).explain(X, target=0)
+    model = Body(lambda h: torch.autograd.grad(h.sum(), h)[0])
+    with refused(model, rp.NoPathError, "the gradient is cut at .*grad"):
+        rp.LRP(model, rp.Zero()).explain(X, target=0)
+
+
+def test_names_of_modules_that_hold_others() -> None:
+    model = nn.Sequential(OrderedDict(blocks=stack(), block=nn.Linear(3, 2).double()))
+    with refused(model, rp.SelectorError, r"matched none .*no operation runs in 'blocks' itself.*: 'blocks\.\*'\."):
+        rp.LRP(model, [(rp.Name("blocks"), rp.Gamma())]).explain(X, target=0)
+    with refused(model, rp.SelectorError, "nearest names: .*blocks"):
+        rp.LRP(model, [(rp.Name("blocksy"), rp.Gamma())]).explain(X, target=0)

@@ -95,3 +95,12 @@ def test_bad_input(call: Any, message: str) -> None:
 def test_nothing_is_drawn_where_it_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not .bmp"):
         picture(torch.full((1, 3, 2, 2), float("nan")), tmp_path / "a.bmp")  # the path is checked first
+
+
+def test_images_that_are_not_the_batchs() -> None:
+    explained = Explained(torch.randn(2, 3, 8, 8))
+    start = r"2 samples of shape \(3, 8, 8\) were explained, but "
+    with pytest.raises(InputError, match=start + r"image of shape \(7, 7\) given: give one for each"):
+        picture(explained, image=torch.randn(7, 7))
+    with pytest.raises(InputError, match=start + "3 images given"):
+        picture(explained, image=[torch.rand(3, 8, 8)] * 3)

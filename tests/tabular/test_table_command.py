@@ -13,6 +13,8 @@ import pytest
 
 pytest.importorskip("sklearn", reason="the built-in tables and models are scikit-learn's")
 
+from relprop.errors import InputError
+from relprop.tabular.data import read_table
 from tests.cli.conftest import Said
 from tests.cli.conftest import relprop as relprop  # the fixture that runs the command
 
@@ -174,3 +176,13 @@ def test_mistakes(relprop: Run, table: Path, arguments: tuple[object, ...], mess
     assert said.code == 2 and message in said.err, said.err
     assert said.err.count("\n") == 1
     assert sorted(p.name for p in table.parent.iterdir() if p.name != "__pycache__") == before
+
+
+def test_a_picture_is_no_table(tmp_path: Path) -> None:
+    path = tmp_path / "p.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(InputError, match=r"p\.png is no table: .* CSV file.*; for a picture: relprop explain \("):
+        read_table(str(path))
+    path.rename(path.with_suffix(".bin"))
+    with pytest.raises(InputError, match=r"p\.bin is no table: .*header line \("):
+        read_table(str(path.with_suffix(".bin")))

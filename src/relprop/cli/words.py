@@ -169,8 +169,9 @@ def _value(node: ast.expr, words: Words, what: str) -> Any:
 def _call(made: Callable[..., Any], args: list[ast.expr], keywords: list[ast.keyword], words: Words, what: str) -> Any:
     if any(keyword.arg is None for keyword in keywords):
         raise InputError(f"{what}: ** is not understood here")
-    values = [_value(arg, words, what) for arg in args]
-    named = {str(keyword.arg): _value(keyword.value, words, what) for keyword in keywords}
+    inside = getattr(made, "__name__", "")
+    values = [_argument(arg, words, what, inside) for arg in args]
+    named = {str(keyword.arg): _argument(keyword.value, words, what, inside) for keyword in keywords}
     try:
         inspect.signature(made).bind(*values, **named)
     except TypeError as error:
@@ -179,10 +180,17 @@ def _call(made: Callable[..., Any], args: list[ast.expr], keywords: list[ast.key
     return made(*values, **named)
 
 
-def _word(name: str, words: Words, what: str) -> Callable[..., Any]:
+def _argument(node: ast.expr, words: Words, what: str, inside: str) -> Any:
+    """What is given to a word: a bare name that is no word itself may be a text without its quotes."""
+    return _word(node.id, words, what, inside) if isinstance(node, ast.Name) else _value(node, words, what)
+
+
+def _word(name: str, words: Words, what: str, inside: str = "") -> Callable[..., Any]:
     if name in words:
         return words[name]
-    raise InputError(f"unknown {what} {name!r}{nearest(name, words, cutoff=0.5, listed=len(words))}")
+    listed = 0 if inside else len(words)
+    quoted = f"; a text stands in quotes: {inside}('{name}')" if inside else ""
+    raise InputError(f"unknown {what} {name!r}{nearest(name, words, cutoff=0.5, listed=listed)}{quoted}")
 
 
 def _module_class(node: ast.Attribute) -> type[nn.Module]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -197,8 +197,16 @@ def _head(recorder: Recorder, tensor: Tensor) -> Tensor | None:
 def _no_path(recorder: Recorder) -> str:
     start = "nothing of the input reaches the explained output: "
     if recorder.cuts:
-        where = ", ".join(f"{path or '(model)'}.{name}" for path, name in recorder.cuts)
-        return start + f"the gradient is cut at {where}. Explain a model (or a target) without it."
+        where, without = _listed(recorder.cuts), recorder.cuts.underived
+        if not without:
+            return start + f"the gradient is cut at {where}. Explain a model (or a target) without it."
+        name = next(name for _, name in without)
+        others = [cut for cut in recorder.cuts if cut not in without]
+        further = f" The gradient is also cut at {_listed(others)}." if others else ""
+        return start + (
+            f"torch has no derivative for {_listed(without)}.{further} Compute it by functions that have one, or give "
+            f"it a rule: relprop.op({name!r})(parser); what a parser is: help(relprop.op)."
+        )
     if not recorder.leaves:
         return start + (
             "the inputs hold integers alone and no embedding was called on them. "
@@ -208,6 +216,10 @@ def _no_path(recorder: Recorder) -> str:
         "it is computed from constants alone. Check that the model uses its input and that the target is not an "
         "integer or boolean result."
     )
+
+
+def _listed(cuts: Iterable[tuple[str, str]]) -> str:
+    return ", ".join(f"{path or '(model)'}.{name}" for path, name in cuts)
 
 
 def check_rows(recorder: Recorder) -> None:
@@ -222,11 +234,18 @@ def check_rows(recorder: Recorder) -> None:
         paths = list(dict.fromkeys(".".join(p[:i]) for p in parts for i in range(1, len(p) + 1)))
         kinds = ", ".join(dict.fromkeys(s.kind for s, _ in recorder.sites))
         asked = [p for s in selector.walk() if isinstance(s, Name) for p in s.patterns]
-        near = "".join(dict.fromkeys(nearest(p.rstrip(".*"), paths, cutoff=0.6) for p in asked))
+        near = "".join(dict.fromkeys(_meant(p, paths) for p in asked))
         raise SelectorError(
             f"row {i} of the composite, ({selector!r}, {rule}), matched none of the {len(recorder.sites)} sites "
             f"of this forward{near}. Kinds that ran: {kinds}. See LRP.plan for all sites."
         )
+
+
+def _meant(pattern: str, paths: list[str]) -> str:
+    """The end of a sentence: what a pattern of modules' names that matches none may have been meant to be."""
+    if any(path.startswith(f"{pattern}.") for path in paths):
+        return f"; no operation runs in {pattern!r} itself, for those in the modules below it: '{pattern}.*'"
+    return nearest(pattern.rstrip(".*"), paths, cutoff=0.6)
 
 
 def check_model(model: Any) -> nn.Module:

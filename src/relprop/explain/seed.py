@@ -13,6 +13,12 @@ from relprop.errors import InputError
 from relprop.numerics import nonzero
 
 Target = Any
+#: What a target may be, in a message.
+_FORMS = (
+    "an int; a list or tensor of ints, one a sample; a tuple that indexes the output after its batch dimension; a "
+    "slice; a boolean mask of the output's shape; a callable from the raw output to the tensor to explain; or a "
+    "floating tensor of the output's shape, the relevance itself"
+)
 
 
 @dataclass
@@ -180,7 +186,8 @@ def _ones(tensor: Tensor, target: Target) -> tuple[Tensor, Any]:
     if isinstance(target, slice):
         mask[:, target] = 1
         return mask, target
-    raise InputError(f"target of type {type(target).__name__} is not understood; see LRP.explain for its forms")
+    number = f" {int(target)}," if isinstance(target, float) and target.is_integer() else ""
+    raise InputError(f"target {target!r} ({type(target).__name__}) is not understood: give{number} {_FORMS}")
 
 
 def _single(mask: Tensor, target: int, shape: tuple[int, ...]) -> Tensor:

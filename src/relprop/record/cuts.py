@@ -22,6 +22,8 @@ class Cuts:
     def __init__(self, scope: ModuleScope) -> None:
         self._scope = scope
         self._found: dict[tuple[str, str], None] = {}
+        #: Those that torch has no derivative for.
+        self.underived: dict[tuple[str, str], None] = {}
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._found)
@@ -29,9 +31,14 @@ class Cuts:
     def __len__(self) -> int:
         return len(self._found)
 
-    def add(self, name: str) -> None:
-        """What a call of that name gives in the running module counts as a constant."""
+    def add(self, name: str, underived: bool = False) -> None:
+        """What a call of that name gives in the running module counts as a constant.
+
+        underived  it is torch's own, and no gradient was switched off
+        """
         self._found[self._scope.paths[0], name] = None
+        if underived:
+            self.underived[self._scope.paths[0], name] = None
 
     def note(self, func: Any, result: Any) -> None:
         """The gradient ends at a call: a cut, unless nothing of value was cut or a custom Function is running."""

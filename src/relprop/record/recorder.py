@@ -184,7 +184,7 @@ class Recorder(TorchFunctionMode):
         seen = self.seen(args, kwargs)
         still = any(t.is_floating_point() and not self.graph.depends(t) for t in tensors(result))
         if name in _READS or (still and name not in _SHAPED):
-            self.cuts.add(name)  # its values go on without the graph
+            self.cuts.add(name, underived=still and not hasattr(func, "__code__"))  # its values go on without the graph
         for out in tensors(result):
             if out.grad_fn is not None:
                 self.facts.mark_seen(out, seen)

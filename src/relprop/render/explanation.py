@@ -183,6 +183,12 @@ def _image(
         count = len(relevance)
         titles = [f"sample {i}{_sample_target(explanation, i)}" for i in range(count)]
         photos = image if image is None or isinstance(image, (list, tuple)) else list(image)
+        if photos is not None and len(photos) != count:
+            given = f"{len(photos)} images" if photos is image else f"image of shape {tuple(image.shape)}"
+            raise InputError(
+                f"{count} samples of shape {tuple(relevance.shape[1:])} were explained, but {given} given: give one "
+                "for each, in a list or along a first axis"
+            )
         if count > _MOST_SAMPLES:
             title = f"{title} the first {_MOST_SAMPLES} of {count} samples".strip()
             relevance, titles = relevance[:_MOST_SAMPLES], titles[:_MOST_SAMPLES]

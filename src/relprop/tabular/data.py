@@ -16,6 +16,7 @@ from relprop.extras import require
 
 Array = npt.NDArray[Any]
 
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 #: Data sets that lie inside scikit-learn's own package, so that none is downloaded.
 BUILT_IN = ("breast-cancer", "iris", "wine", "diabetes")
 
@@ -61,7 +62,12 @@ def read_table(source: str, label: str | None = None) -> Data:
             rows = [row for row in csv.reader(opened) if row]
     except FileNotFoundError:
         raise InputError(f"no table at {source}: no such file (built-in ones: {', '.join(BUILT_IN)})") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error) as error:
+        picture = "; for a picture: relprop explain" if path.suffix.lower() in _PICTURES else ""
+        raise InputError(
+            f"{source} is no table: it takes a CSV file, text in UTF-8 with a header line{picture} ({error})"
+        ) from None
+    except OSError as error:
         raise InputError(f"the table {source} cannot be read: {error}") from None
     if len(rows) < 2:
         raise InputError(f"the table {source} needs a header line and at least one row, it has {len(rows)} lines")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.numerics import nonzero, vjp
+from relprop.numerics import dot, nonzero, vjp
 from relprop.ops.base import Call, Expansion, Fact, Native, Op
 from relprop.ops.elementwise import Product, gate_of, inverse_of
 from relprop.ops.table import op
@@ -98,13 +98,35 @@ def dependent_conv(call: Call, a: Tensor, w: Tensor, b: Tensor | None) -> Op | N
     return product_of(call, a, w, form, None)
 
 
-@op("cdist", "pairwise_distance")
-def distance(call: Call) -> Expansion | Native:
-    """A norm of a difference: of degree one, native."""
-    if call.name == "cdist":
-        return Native()
+@op("pairwise_distance", "dist")
+def distance(call: Call) -> Expansion:
+    """A norm of a difference: of degree one."""
+    if call.name == "dist":
+        x, y, p = call.bind("input other p", p=2)
+        return Expansion(lambda: torch.linalg.vector_norm(x - y, p))
     x, y, p, eps, keepdim = call.bind("x1 x2 p eps keepdim", p=2.0, eps=1e-6, keepdim=False)
     return Expansion(lambda: torch.linalg.vector_norm(x - y + eps, p, -1, keepdim))
+
+
+@op("cdist", "pdist")
+def distances(call: Call) -> Native:
+    """Norms of differences: of degree one in both tensors, so one that is constant absorbs its own share."""
+    if call.name == "pdist":
+        return Native()
+    x, y = call.bind("x1 x2")
+    if call.depends(x) and call.depends(y):
+        return Native()
+    rest, func = call.args[2:], call.func
+    kwargs = {k: v for k, v in call.kwargs.items() if k not in ("x1", "x2")}
+    first = call.depends(y)
+    fixed, moving = (x, y) if first else (y, x)
+    values = call.constant(moving)
+
+    def share(g: Tensor) -> Tensor:
+        form = lambda t: func(*((t, values) if first else (values, t)), *rest, **kwargs)  # noqa: E731
+        return dot(fixed, vjp(form, (fixed,), g)[0])
+
+    return Native(share=share)
 
 
 @op("cosine_similarity")

@@ -40,7 +40,7 @@ LINEAR = (
     "irfft2", "rfftn", "irfftn", "hfft", "ihfft", "fftshift", "ifftshift", "stft", "istft",
 )  # fmt: skip
 #: Norms: of degree one.
-NORMS = ("norm", "vector_norm", "matrix_norm", "std", "std_mean", "frobenius_norm", "nuclear_norm", "renorm")
+NORMS = ("norm", "vector_norm", "matrix_norm", "std", "std_mean", "frobenius_norm", "nuclear_norm")
 
 
 def _first(call: Call) -> Any:
@@ -142,6 +142,19 @@ def norm(call: Call) -> Native:
 def interpolate(call: Call) -> Native:
     mode = call.bind("input size scale_factor mode", size=None, scale_factor=None, mode="nearest")[3]
     return Native(fact=Fact() if mode == "bicubic" else _kept(call, _first(call)))
+
+
+@op("renorm")
+def renorm(call: Call) -> Expansion:
+    """Parts that are longer than `maxnorm` are brought to that length: their lengths are constants."""
+    x, p, dim, longest = call.bind("input p dim maxnorm")
+
+    def run() -> Tensor:
+        others = [d for d in range(x.ndim) if d != dim % x.ndim]
+        length = torch.linalg.vector_norm(call.constant(x), p, others, keepdim=True)
+        return x * torch.where(length > longest, longest / (length + 1e-7), 1.0)  # the 1e-7 is torch's
+
+    return Expansion(run)
 
 
 @op("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack", "block_diag")

@@ -157,16 +157,45 @@ def renorm(call: Call) -> Expansion:
     return Expansion(run)
 
 
-@op("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack", "block_diag")
+@op("cat", "concat", "concatenate", "stack")
 def cat(call: Call) -> Native:
     parts = _tensors(_first(call))
     fixed = [not call.depends(p) for p in parts]
     share = None
-    if any(fixed) and call.name in ("cat", "concat", "concatenate", "stack"):
+    if any(fixed):
         dim = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else 0)
         share = _cat_share(parts, fixed, dim, stacked=call.name == "stack")
     fact = _kept(call, *[p for p, f in zip(parts, fixed, strict=True) if not f]) if not any(fixed) else Fact()
     return Native(share=share, fact=fact)
+
+
+@op("hstack", "vstack", "row_stack", "dstack", "column_stack", "block_diag")
+def joined(call: Call) -> Native | Expansion:
+    """A `cat` of parts in another shape."""
+    parts = _tensors(_first(call) if call.name != "block_diag" else call.args)
+    if all(map(call.depends, parts)):
+        return Native(fact=_kept(call, *parts))
+    return Expansion(lambda: _JOINED[call.name](parts))
+
+
+def _blocks(parts: Sequence[Tensor]) -> Tensor:
+    blocks = [torch.atleast_2d(p) for p in parts]
+    width, left, rows = sum(b.shape[1] for b in blocks), 0, []
+    for b in blocks:
+        right = width - left - b.shape[1]
+        rows.append(torch.cat([b.new_zeros(len(b), left), b, b.new_zeros(len(b), right)], 1))
+        left += b.shape[1]
+    return torch.cat(rows, 0)
+
+
+_JOINED: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {
+    "hstack": lambda parts: torch.cat([torch.atleast_1d(p) for p in parts], 0 if parts[0].ndim < 2 else 1),
+    "vstack": lambda parts: torch.cat([torch.atleast_2d(p) for p in parts], 0),
+    "row_stack": lambda parts: torch.cat([torch.atleast_2d(p) for p in parts], 0),
+    "dstack": lambda parts: torch.cat([torch.atleast_3d(p) for p in parts], 2),
+    "column_stack": lambda parts: torch.cat([p.reshape(-1, 1) if p.ndim < 2 else p for p in parts], 1),
+    "block_diag": _blocks,
+}
 
 
 def _cat_share(parts: Sequence[Tensor], fixed: Sequence[bool], dim: int, stacked: bool) -> Callable[[Tensor], Tensor]:

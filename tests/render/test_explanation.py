@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from relprop import Explanation, render
 from relprop.errors import InputError
-from relprop.render import heatmap, picture
+from relprop.render import grid, heatmap, picture, to_html
+from relprop.render.explanation import choose_input
 from tests.render.test_figure import pictures, texts
 
 
@@ -104,3 +108,28 @@ def test_images_that_are_not_the_batchs() -> None:
         picture(explained, image=torch.randn(7, 7))
     with pytest.raises(InputError, match=start + "3 images given"):
         picture(explained, image=[torch.rand(3, 8, 8)] * 3)
+
+
+@pytest.mark.parametrize("which", [1, "1", "[1]"], ids=repr)
+def test_a_positional_input_is_chosen_by_its_number(which: Any) -> None:
+    several = (torch.zeros(1, 3, 4, 4), torch.ones(1, 6))
+    name, found = choose_input(several, which)
+    assert name == "[1]" and found is several[1]
+    assert "[1]" in texts(picture(Explained(several), which=which))
+    named = {"0": several[0], "1": several[1], "mask": several[0]}
+    assert choose_input(named, which)[1] is several[1]
+    for wrong in (2, "2", "[2]"):
+        with pytest.raises(InputError, match=r"no explained input '?\[?2\]?'?; there are '\[0\]', '\[1\]'"):
+            choose_input(several, wrong)
+
+
+def test_the_options_of_a_picture_and_a_page_are_documented() -> None:
+    """Those of `picture`, of the drawing of images, and of `to_html`."""
+    for method, functions, without in (
+        (Explanation.save, (picture, grid), {"path", "explanation", "options", "relevances", "titles", "photo"}),
+        (Explanation.to_html, (to_html,), {"path", "explanation", "options"}),
+    ):
+        for name in {n for function in functions for n in inspect.signature(function).parameters} - without:
+            assert re.search(rf"\b{name}\b", method.__doc__ or ""), name
+    for name in re.findall(r"`relprop\.render\.(\w+)`", f"{Explanation.save.__doc__}{Explanation.to_html.__doc__}"):
+        assert callable(getattr(render, name))

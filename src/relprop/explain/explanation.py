@@ -66,19 +66,49 @@ class Explanation:
         return self.relevance.sum(-1)
 
     def show(self, **options: Any) -> Any:
-        """Draw it: in a notebook, or in a window."""
+        """Draw it: in a notebook, or in a window.
+
+        options  those of `save`
+        """
         from relprop import render
 
         return render.show(self, **options)
 
     def save(self, path: str | Path, **options: Any) -> Path:
-        """Draw it into a file: .png, .svg, .pdf."""
+        """Draw it into a file: .png, .svg, .pdf.
+
+        image    what was explained, in its own units, to draw it on: a photograph as it looked before it was
+                 normalised, a signal, a volume, the values of features. Of a batch: a list, one for each
+        kind     "image", "signal", "volume", "bars" or "tokens"; by default told by the number of axes
+        which    of several explained inputs, the one to draw: its position (1) or path ("mask", "[1]")
+        sample   of a batch, the one to draw; images are drawn all, up to 12
+        title    above it; by default the target
+        colours  "relevance" or another palette of `relprop.render`
+        percentile, limit
+                 where the scale ends: at this percentile of the strengths (99.5), or at this value
+        for images  reduce ("sum"), smooth, contours, over (True: drawn over the image), opacity, photo_title, caption,
+                    columns, shared_scale: see `relprop.render.grid`
+        for others  those of `relprop.render.signal`, `relprop.render.slices` and `relprop.render.bars`
+
+        Raises `InputError` for an option that the drawing does not have, with the nearest ones.
+        """
         from relprop import render
 
         return render.save(self, path, **options)
 
     def to_html(self, path: str | Path, **options: Any) -> Path:
-        """Write a self-contained page."""
+        """Write a self-contained page, .html.
+
+        image, kind, which, sample, reduce, colours, percentile, smooth  as in `save`
+        title, subtitle  at the head
+        names     of the output's classes
+        tokens    what was explained as words, one for each row of the relevance
+        features  names for the relevance of a table's row
+        settings  more to list beside the versions, a dict
+        command   the line that makes this page again, to be copied
+
+        `relprop.render.to_html` writes several explanations into one page.
+        """
         from relprop import render
 
         return render.to_html(self, path, **options)

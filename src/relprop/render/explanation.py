@@ -49,7 +49,7 @@ def picture(
     image: Any = None,
     *,
     kind: Kind | None = None,
-    which: str | None = None,
+    which: str | int | None = None,
     sample: int | None = None,
     title: str | None = None,
     **options: Any,
@@ -66,8 +66,8 @@ def picture(
             [N, C, H, W] is an image, [N, C, T] a signal, [N, C, D, H, W] a volume, [N, F] bars. ``tokens``
             are embeddings [N, T, D], summed over D and drawn as a signal; so is, by itself, what the model
             embedded of ids [N, T].
-        which: of several explained inputs, the path of the one to draw; by default the first that has most
-            axes.
+        which: of several explained inputs, the one to draw: by its position ``1`` or its path, as ``"[1]"``,
+            ``"mask"``, ``"pair[0]"``; by default the first that has most axes.
         sample: of a batch, the one to draw; images are drawn all of them, up to 12.
         title: above it; by default what was explained.
         options: go to `grid`, `signal`, `slices` or `bars`.
@@ -131,7 +131,7 @@ def _in_notebook() -> bool:
     return any(one.__name__ == "ZMQInteractiveShell" for one in type(shell).__mro__)
 
 
-def choose_input(structure: Any, which: str | None) -> tuple[str, torch.Tensor]:
+def choose_input(structure: Any, which: str | int | None) -> tuple[str, torch.Tensor]:
     """Of several explained inputs the one to draw: the one named, or the first that has most axes."""
     if not isinstance(structure, (torch.Tensor, Mapping, list, tuple)):
         structure = torch.as_tensor(structure)
@@ -139,9 +139,10 @@ def choose_input(structure: Any, which: str | None) -> tuple[str, torch.Tensor]:
     if not found:
         raise InputError("there is no relevance to draw")
     if which is not None:
-        for name, tensor in found:
-            if name == which:
-                return name, tensor
+        named = dict(found)
+        for name in (str(which), f"[{which}]", str(which).strip("[]")):  # the books name it by its bare number
+            if name in named:
+                return name, named[name]
         raise InputError(f"no explained input {which!r}; there are {', '.join(repr(name) for name, _ in found)}")
     return max(found, key=lambda item: item[1].ndim)
 

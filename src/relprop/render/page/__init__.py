@@ -36,7 +36,7 @@ def to_html(
     percentile: float = PERCENTILE,
     smooth: float = 0.0,
     kind: Kind | None = None,
-    which: str | None = None,
+    which: str | int | None = None,
     tokens: Sequence[str] | None = None,
     features: Sequence[str] | None = None,
     settings: Mapping[str, object] | None = None,

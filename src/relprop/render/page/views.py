@@ -38,7 +38,7 @@ class Options:
     colours: str | Palette = DEFAULT
     percentile: float = 99.5
     smooth: float = 0.0
-    which: str | None = None
+    which: str | int | None = None
     kind: Kind | None = None
     tokens: Sequence[str] | None = None
     features: Sequence[str] | None = None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relprop.numerics import dot, vjp
-from relprop.ops.base import Call, Native, Share
+from relprop.ops.base import Call, Fact, Native, Share
 from relprop.ops.normalised import segmented
 from relprop.ops.structure import finite_product
 from relprop.ops.table import op
@@ -53,6 +53,19 @@ def setitem(call: Call) -> Native:
         return (rest * values).sum()
 
     return Native(share=share)
+
+
+@op("nan_to_num")
+def numbers(call: Call) -> Native:
+    """Entries pass as they are; what is put where one is not finite is a constant."""
+    x, nan = call.bind("input nan", nan=None)
+    known, fact, held = call.fact(x), Fact(), call.constant(x)
+    if known is not None:
+        fact.gate, fact.inverse = known.gate, known.inverse
+        fact.nonneg = known.nonneg and (nan or 0) >= 0
+    at = ~held.isfinite()
+    values = _again(call, lambda t: torch.where(at, held, 0.0))
+    return Native(share=lambda g: finite_product(torch.where(at, g, 0.0), values), fact=fact)
 
 
 @op("new_tensor")

@@ -149,6 +149,20 @@ def outer(call: Call) -> Expansion:
     return Expansion(lambda: x.unsqueeze(-1) * y.unsqueeze(-2))
 
 
+@op("cross", "kron")
+def bilinear(call: Call) -> Op | Native | Expansion:
+    """Linear in each of two tensors: a product of both, or native against a constant."""
+    x, y = call.bind("input other")
+    if not (call.depends(x) and call.depends(y)):
+        return Native(form="reduce")
+    func, rest = call.func, call.args[2:]
+    kwargs = {k: v for k, v in call.kwargs.items() if v is not x and v is not y}
+    made = product_of(call, x, y, lambda u, v: func(u, v, *rest, **kwargs), None)
+    if isinstance(made, Product):
+        made.kind = "product"
+    return made
+
+
 class Factors(Op):
     """`y = x_1 x_2 ... x_n`, along a dimension or over all: the factors are alike, so they share equally by any rule.
 

@@ -294,8 +294,7 @@ class GCN(Network):
 class GAT(Network):
     """Attention over edges: the softmax of a node's incoming edges, dense with a mask or by scattering.
 
-    Dense, it is a softmax by the softmax's rule. Scattered, it is what it says: a function of the score, which
-    passes relevance, over a sum that is a constant denominator.
+    Either way it is a softmax by the softmax's rule, which is torch's own gradient.
     """
 
     def __init__(self, ops: type[Plain] = Plain, spelling: str = "dense") -> None:
@@ -317,9 +316,9 @@ class GAT(Network):
             out = self.ops.matmul(weights.permute(2, 0, 1), h.view(-1, 2, 4).transpose(0, 1)).transpose(0, 1)
         else:
             scores = F.leaky_relu(ask[target] + offer[source], 0.2)  # [E, 2]
-            e = self.ops.exp(scores)
+            e = scores.exp()
             total = torch.zeros(len(x), 2, dtype=x.dtype).index_add(0, target, e)
-            weights = e / self.ops.constant(total)[target]
+            weights = e / total[target]
             messages = self.ops.mul(weights[:, :, None], h.view(-1, 2, 4)[source])
             out = torch.zeros(len(x), 2, 4, dtype=x.dtype).index_add(0, target, messages)
         return self.head(F.elu(out.flatten(1)) if self.ops is Plain else self.ops.elu(out.flatten(1))).sum(0)

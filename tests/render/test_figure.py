@@ -216,3 +216,15 @@ def test_nothing_of_matplotlib_is_left_changed() -> None:
     before = dict(matplotlib.rcParams)
     pixels(grid([np.eye(4)]))
     assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("caption", ["", "image · what was explained"], ids=["bare", "with a caption"])
+@pytest.mark.parametrize("count", [1, 2, 4, 5])
+@pytest.mark.parametrize("photo", [None, np.zeros((8, 8, 3), np.uint8)], ids=["alone", "with a photograph"])
+def test_titles_of_maps_of_zeros_are_whole(count: int, caption: str, photo: Any) -> None:
+    """A white edge is left on every side."""
+    for strength in (0.0, 1.0):
+        maps = [torch.zeros(3, 8, 8)] * (count - 1) + [strength * torch.ones(3, 8, 8)]
+        drawn = pixels(grid(maps, [f"sample {i}" for i in range(count)], caption=caption, photo=photo)).min(2)
+        for edge in (drawn[:3], drawn[-3:], drawn[:, :3], drawn[:, -3:]):
+            assert (edge == 255).all()

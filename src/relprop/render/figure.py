@@ -215,6 +215,11 @@ def grid(
         colour_bar(figure, list(axes), common, colours, "relevance, one scale for all", rows)
     if caption:
         figure.supxlabel(visible(caption), fontsize=_SMALL, parse_math=False)
+    if any(scale.empty for scale in scales):
+        # A map of zeros has no colour bar: it is wider than the height leaves room for, and then the layout comes only
+        # in several rounds to where titles fit; drawing does one.
+        for _ in range(3):
+            figure.get_layout_engine().execute(figure)
     return figure
 
 

@@ -36,7 +36,6 @@ class Plain:
     square = staticmethod(torch.square)
     elu = staticmethod(F.elu)
     clamp = staticmethod(lambda x: x.clamp(min=-0.2))
-    exp = staticmethod(torch.exp)
 
     @staticmethod
     def rest(p: Tensor, gate: Tensor) -> Tensor:
@@ -75,7 +74,6 @@ class Detached(Plain):
     square = staticmethod(ratio(torch.square))
     elu = staticmethod(ratio(F.elu))
     clamp = staticmethod(ratio(lambda x: x.clamp(min=-0.2)))
-    exp = staticmethod(ratio(torch.exp))
 
     @staticmethod
     def rest(p: Tensor, gate: Tensor) -> Tensor:

@@ -134,6 +134,16 @@ def llama(dtype: torch.dtype, device: torch.device, *, tokens: int, shape: Mappi
     return problem(NextToken(LlamaForCausalLM(config)), embeddings, dtype, device)
 
 
+def tiny_vit(dtype: torch.dtype, device: torch.device) -> Problem:
+    """Twelve stock layers of hardly any width."""
+    import_torchvision()
+    from torchvision.models import VisionTransformer
+
+    torch.manual_seed(0)
+    model = VisionTransformer(32, patch_size=16, num_layers=12, num_heads=2, hidden_dim=16, mlp_dim=32)
+    return problem(model, photographs(1, 32), dtype, device)
+
+
 def perceptron(dtype: torch.dtype, device: torch.device) -> Problem:
     """Three small linear layers on one row: here the cost of a call is what the library itself costs."""
     torch.manual_seed(0)
@@ -149,6 +159,14 @@ SMALL_LLAMA = {
     "num_attention_heads": 8,
     "num_key_value_heads": 8,
     "vocab_size": 8192,
+}
+TINY_LLAMA = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "vocab_size": 32,
 }
 BILLION_LLAMA = {
     "hidden_size": 2048,
@@ -204,6 +222,20 @@ _ALL = (
         "Llama shape, 8 layers x 512, 512 tokens",
         partial(llama, tokens=512, shape=SMALL_LLAMA),
         {presets.ATTENTION: Goal(1.02, 0.95), presets.ATTENTION_GAMMA: Goal(2.1)},
+    ),
+    Case(
+        "vit-tiny",
+        "ViT, 12 layers x 16, one image of 32²: what the library itself costs",
+        tiny_vit,
+        {presets.ATTENTION: Goal()},
+        repeats=5,
+    ),
+    Case(
+        "llama-tiny",
+        "Llama shape, 8 layers x 16, 8 tokens: what the library itself costs",
+        partial(llama, tokens=8, shape=TINY_LLAMA),
+        {presets.ATTENTION: Goal()},
+        repeats=5,
     ),
     Case(
         "targets",

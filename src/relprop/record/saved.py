@@ -30,7 +30,7 @@ class Boxes:
         self._by_storage: defaultdict[int, list[weakref.ref[Box]]] = defaultdict(list)
         self._latest: list[weakref.ref[Box]] = []
         self._aliases: dict[int, tuple[weakref.ref[Tensor], weakref.ref[Tensor]]] = {}
-        self._given: list[weakref.ref[Tensor]] = []
+        self._given: defaultdict[int, list[weakref.ref[Tensor]]] = defaultdict(list)
 
     def hooks(self) -> Any:
         """The context in which every tensor that autograd keeps is put into a box."""
@@ -60,15 +60,15 @@ class Boxes:
 
     def alias(self, constant: Tensor) -> Tensor:
         """The constant as a tensor of our own, which keeps its values should the model change it in place."""
+        if type(constant) is not Tensor or constant.layout is not torch.strided:
+            return constant
         known = self._aliases.get(id(constant))
         if known is not None and known[0]() is constant and (alias := known[1]()) is not None:
             return alias
-        if type(constant) is not Tensor or constant.layout is not torch.strided:
-            return constant
         alias = constant.detach()
         given = weakref.ref(alias)
         self._aliases[id(constant)] = weakref.ref(constant), given
-        self._given.append(given)
+        self._given[alias.untyped_storage()._cdata].append(given)
         return alias
 
     def before_write(self, target: Tensor) -> None:
@@ -81,9 +81,9 @@ class Boxes:
                 box = reference()
                 if box is not None:
                     box.value = box.value.clone()
-            aliases = [alias for r in self._given if (alias := r()) is not None]
-            for alias in aliases:
-                if alias.untyped_storage()._cdata == storage:
+            for given in self._given.pop(storage, ()):
+                alias = given()
+                if alias is not None:
                     alias.data = alias.clone()
         self._aliases.clear()  # what is asked for from now on has other values
 

@@ -21,7 +21,7 @@ from relprop.numerics import (
 )
 from relprop.ops.base import Books
 from relprop.ops.maps import LinearMap
-from relprop.rules.linear import Bias, LinearRule, even_parts, stabilised_bias, through, transpose
+from relprop.rules.linear import Bias, LinearRule, stabilised_bias, through, transpose
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Gamma(LinearRule):
         r = (1 + gamma / 2) * transpose(op, s, op.weight, a) + gamma / 2 * mirrored
         if bias is None:
             return self._settle(op, a, r, s, den, stable, None, books)
-        return self._settle_shaped(op, a, r, s, den, stable, modified, books)
+        return self._settle(op, a, r, s, den, stable, modified, books, by_output=True)
 
     def _one_map(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, eps: float, books: Books) -> Tensor:
         """Where inputs are not negative and positive outputs alone carry relevance, the rule is one linear map."""
@@ -121,27 +121,6 @@ class Gamma(LinearRule):
         if not op.nonneg:
             mirrored = mirrored.mul_(a.sign())
         return mirrored.add_(op.pull_back(s.to(absolute.dtype), a), alpha=most)
-
-    def _settle_shaped(
-        self,
-        op: LinearMap,
-        a: Tensor,
-        r: Tensor,
-        s: Tensor,
-        den: Tensor,
-        stable: Tensor,
-        b: Tensor,
-        books: Books,
-    ) -> Tensor:
-        """As `_settle`, for a bias that differs from output to output."""
-        if op.carrying:
-            r = torch.where(a == 0, 0.0, r)
-        if self.bias == "distribute":
-            return r + even_parts(op, s * (stable - den + b), a, books) / nonzero(a)
-        books.add("bias", dot(s, b))
-        if stable is not den:
-            books.add("epsilon", dot(s, stable - den))
-        return r
 
     def _standard(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Books) -> Tensor:
         w = op.weight + self.gamma * positive(op.weight)

@@ -99,15 +99,21 @@ class LinearRule(Rule):
         stable: Tensor,
         bias: Tensor | None,
         books: Books,
+        by_output: bool = False,
     ) -> Tensor:
-        """Write down what bias and stabiliser take, or give it to the inputs in equal parts."""
+        """Write down what bias and stabiliser take, or give it to the inputs in equal parts.
+
+        by_output  the bias has an entry for every output of every item
+        """
         if op.carrying:
             r = torch.where(a == 0, 0.0, r)
         if self.bias == "distribute":
-            rest = s * (stable - den) if bias is None else s * (stable - den + op.shaped_bias(bias))
-            return r + even_parts(op, rest, a, books) / nonzero(a)
+            rest = stable - den
+            if bias is not None:
+                rest = rest + (bias if by_output else op.shaped_bias(bias))
+            return r + even_parts(op, s * rest, a, books) / nonzero(a)
         if bias is not None:
-            books.add("bias", op.bias_share(s, bias))
+            books.add("bias", dot(s, bias) if by_output else op.bias_share(s, bias))
         if stable is not den:
             books.add("epsilon", dot(s, stable - den))
         return r

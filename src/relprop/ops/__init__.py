@@ -1,8 +1,10 @@
 """What a torch call is: the table from torch functions to operations, one file a family."""
 
 from relprop.ops import (
+    arithmetic,
     attention,
     cuts,
+    distance,
     elementwise,
     linear,
     norm,
@@ -25,4 +27,19 @@ from relprop.ops.maps import LinearMap as LinearMap
 from relprop.ops.table import TABLE as TABLE
 from relprop.ops.table import op as op
 
-FILES = (attention, cuts, elementwise, linear, norm, placed, pool, product, recurrent, selection, softmax, structure)
+FILES = (
+    arithmetic,
+    attention,
+    cuts,
+    distance,
+    elementwise,
+    linear,
+    norm,
+    placed,
+    pool,
+    product,
+    recurrent,
+    selection,
+    softmax,
+    structure,
+)

@@ -1,4 +1,4 @@
-"""Elementwise functions `y = f(x)`: activations, chains written out by hand, constants added and multiplied."""
+"""Elementwise functions `y = f(x)`: activations, powers, and chains of calls written out by hand."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.numerics import HALF
 from relprop.ops.base import Call, Expansion, Fact, Kept, Native, Op
-from relprop.ops.cuts import step
-from relprop.ops.normalised import SMALL, stabilised
-from relprop.ops.stem import chain_root, chained, common_root, link, stemmed
+from relprop.ops.normalised import stabilised
+from relprop.ops.stem import chain_root, common_root, link, stemmed
 from relprop.ops.table import op
 
 
@@ -80,8 +78,6 @@ _RATIOS: dict[str, Callable[[Tensor], Tensor]] = {"silu": torch.sigmoid}
 _QUOTIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gelu": lambda x, y: (y / x).nan_to_num_(nan=0.5),
 }
-#: The rank of a router among the gates.
-ROUTER = 3
 _GATES = ("sigmoid", "expit", "hardsigmoid")
 _ACTIVATIONS = ("tanh", "gelu", "silu", "mish", "hardswish", "softplus", "elu", "selu", "celu", "relu6")
 _POWERS = ("sqrt", "square")
@@ -159,229 +155,17 @@ def degree_one(call: Call) -> Op | Native:
     return made
 
 
-class Sum(Op):
-    """`y = x_1 + x_2` (constants included when relevance has to be carried explicitly).
-
-    `terms` gives every addend from the operands; `count` operands depend on the input.
-    """
-
-    family = "sum"
-    degree_one = True
-    kind = "sum"
-
-    def __init__(self, factors: tuple[float, ...], constant: Tensor | float | None = None) -> None:
-        self.factors, self.constant = factors, constant
-
-    def terms(self, operands: Sequence[Tensor]) -> list[Tensor]:
-        return [x if f == 1 else f * x for f, x in zip(self.factors, operands, strict=True)]
-
-    def pull(
-        self,
-        rule: Any,
-        operands: Sequence[Tensor],
-        outputs: Sequence[Tensor],
-        gs: Sequence[Tensor],
-        books: Any,
-    ) -> tuple[Tensor | None, ...]:
-        return rule.sum(self, operands, outputs[0] if outputs else None, gs[0], books)
-
-
-def _scalar(value: Any) -> bool:
-    return not isinstance(value, Tensor) or value.numel() == 1
-
-
-@op("add", "sub", "subtract", "rsub")
-def add(call: Call) -> Op | Native:
-    x, y, alpha = call.bind("input other alpha", alpha=1)
-    factor_x, factor_y = 1.0, float(alpha)
-    if call.name in ("sub", "subtract"):
-        factor_y = -factor_y
-    elif call.name == "rsub":
-        factor_x, factor_y = -factor_y, 1.0
-    return _sum(call, x, y, factor_x, factor_y)
-
-
-def _sum(call: Call, x: Any, y: Any, factor_x: float, factor_y: float) -> Op | Native:
-    if call.depends(x) and call.depends(y):
-        root = common_root(call, x, y)
-        if root is not None and (chained(call, x) or chained(call, y)):
-            return attach(call, root)
-        made = Sum((factor_x, factor_y))
-        made.operands, made.run = (x, y), call.run
-        nonneg = factor_x > 0 and factor_y > 0 and _nonneg(call, x) and _nonneg(call, y)
-        shifted = factor_x == 1 and factor_y < 0
-        if nonneg or shifted or root is not None:
-            made.fact = Fact() if root is None else stemmed(call, Fact(), root)
-            made.fact.nonneg = nonneg
-            made.fact.shift = (link(x), link(y)) if shifted else None
-        return made
-    moving, constant, f_m, f_c = (x, y, factor_x, factor_y) if call.depends(x) else (y, x, factor_y, factor_x)
-    nonneg = f_m > 0 and not isinstance(constant, Tensor) and f_c * constant >= 0 and _nonneg(call, moving)
-    if chained(call, moving) and _scalar(constant):
-        return attach(call, chain_root(call, moving), nonneg)
-    made = Sum((f_m,), _times(constant, f_c))
-    made.operands, made.run = (moving,), call.run
-    made.fact = stemmed(call, Fact(), moving)
-    made.fact.nonneg = nonneg
-    if f_m == 1:
-        if isinstance(constant, Tensor):
-            made.fact.shift = (made.fact.stem[0], link(constant))
-        else:
-            made.fact.shift = constant
-            if 0 < f_c * constant <= SMALL:
-                made.fact.total = stabilised(call, moving, constant)
-    return made
-
-
-def _times(value: Any, factor: float) -> Any:
-    return value if factor == 1 else value * factor
-
-
-def _nonneg(call: Call, x: Any) -> bool:
+def known_nonneg(call: Call, x: Any) -> bool:
+    """Whether no entry is negative, as far as is known."""
     fact = call.fact(x)
     return fact is not None and fact.nonneg
 
 
-@op("mul", "multiply")
-def mul(call: Call) -> Op | Native:
-    x, y = call.bind("input other")
-    if call.depends(x) and call.depends(y):
-        root = common_root(call, x, y)
-        if root is not None:
-            return attach(call, root, at_zero=0.0 if x is y else 1.0)
-        return multiplied(call, x, y)
-    moving, constant = (x, y) if call.depends(x) else (y, x)
-    return _scaled(call, moving, constant)
-
-
-def _scaled(call: Call, moving: Tensor, constant: Any) -> Op | Native:
-    positive = isinstance(constant, (int, float)) and constant >= 0
-    if chained(call, moving):
-        known = call.fact(moving)
-        made = attach(call, chain_root(call, moving), nonneg=positive and _nonneg(call, moving))
-        assert made.fact is not None and known is not None
-        made.fact.gate, made.fact.inverse = known.gate, known.inverse
-        return made
-    fact, known = stemmed(call, Fact(), moving), call.fact(moving)
-    if known is not None:
-        fact.gate, fact.inverse, fact.nonneg = known.gate, known.inverse, positive and known.nonneg
-    return Native(form="scale", fact=fact)
-
-
-class Product(Op):
-    """`z = form(x, y)`, linear in each of two tensors that both depend on the input.
-
-    gate     which operand is the gate (0 or 1), known from where it came from, or None
-    part     what each factor gets where they share equally
-    left, right   the gradients with respect to x and y, from g
-    """
-
-    family = "product"
-    kind = "product"
-    part: float | Tensor = 0.5
-
-    def __init__(
-        self,
-        left: Callable[[Tensor, Tensor, Tensor], Tensor],
-        right: Callable[[Tensor, Tensor, Tensor], Tensor],
-        gate: int | None = None,
-        elementwise: bool = False,
-    ) -> None:
-        self.left, self.right, self.gate, self.elementwise = left, right, gate, elementwise
-
-    def pull(
-        self,
-        rule: Any,
-        operands: Sequence[Tensor],
-        outputs: Sequence[Tensor],
-        gs: Sequence[Tensor],
-        books: Any,
-    ) -> tuple[Tensor | None, ...]:
-        if not self.elementwise:  # autocast may have brought the factors to a type of its own
-            operands = [t if t.dtype == gs[0].dtype else t.to(gs[0].dtype) for t in operands]
-        return rule.product(self, operands, outputs[0] if outputs else None, gs[0], books)
-
-
-def gate_of(call: Call, x: Tensor, y: Tensor) -> int | None:
-    ranks = [f.gate if (f := call.fact(t)) is not None else 0 for t in (x, y)]
-    return None if ranks[0] == ranks[1] else ranks.index(max(ranks))
-
-
-def inverse_of(call: Call, x: Tensor, y: Tensor) -> int | None:
-    """Which operand is a negative power, and so a constant."""
-    found = [i for i, t in enumerate((x, y)) if (f := call.fact(t)) is not None and f.inverse]
-    return found[0] if len(found) == 1 else None
-
-
-def multiplied(call: Call, x: Tensor, y: Tensor) -> Op | Native:
-    inverse = inverse_of(call, x, y)
-    if inverse is not None:
-        factor, moving = call.constant((x, y)[inverse]), (y, x)[inverse]
-        return Native(form="scale", run=lambda moving: torch.mul(moving, factor), operands=(moving,))
-    made = Product(
-        lambda g, u, v: (g * v).sum_to_size(u.shape),
-        lambda g, u, v: (g * u).sum_to_size(v.shape),
-        gate_of(call, x, y),
-        elementwise=True,
-    )
-    made.kind = "routing" if routed(call, x, y) else "product"
-    made.operands, made.run = (x, y), call.run
-    made.fact = Fact()
-    made.fact.nonneg = _nonneg(call, x) and _nonneg(call, y)
-    return made
-
-
-def routed(call: Call, x: Tensor, y: Tensor) -> bool:
-    """Whether one factor is a router's weight: selected by value from a softmax or sigmoid."""
-    return any((f := call.fact(t)) is not None and f.gate == ROUTER for t in (x, y))
-
-
-@op("div", "divide", "true_divide", "rdiv")
-def div(call: Call) -> Op | Native | Expansion:
-    if call.kwargs.get("rounding_mode") is not None:
-        return step(call)
-    x, y = call.bind("input other")
-    if call.name == "rdiv":
-        x, y = y, x
-    if call.depends(x) and call.depends(y):
-        known = call.fact(y)
-        if known is not None and known.total is not None and known.total.divides(x, y):
-            if _same_exponential(call, x, known.total.exponential.get()):
-                from relprop.ops.softmax import hand_softmax
-
-                return hand_softmax(call, x, known.total)
-        root = common_root(call, x, y)
-        if root is not None and (chained(call, x) or chained(call, y) or root is y):
-            return attach(call, root)
-        denominator = call.constant(y)
-        fact, numerator = stemmed(call, Fact(), x), call.fact(x)
-        if numerator is not None:
-            fact.gate, fact.nonneg = numerator.gate, numerator.nonneg and _nonneg(call, y)
-        return Native(form="scale", run=lambda x: torch.div(x, denominator), operands=(x,), fact=fact)
-    if call.depends(x):
-        return _scaled(call, x, _reciprocal(y))
-    return _inverse(call, y)
-
-
-def _same_exponential(call: Call, x: Tensor, other: Tensor | None) -> bool:
-    """Whether two tensors are one, or two exponentials of one tensor."""
-    if other is None or x is other:
-        return x is other
-    facts = call.fact(x), call.fact(other)
-    roots = [f.exponent.get() for f in facts if f is not None and f.exponent is not None]
-    if len(roots) < 2:
-        return False
-    return roots[0] is not None and roots[0] is roots[1] and x.shape == other.shape
-
-
-def _reciprocal(value: Any) -> Any:
-    return 1 / value if isinstance(value, (int, float)) and value != 0 else value
-
-
-def _inverse(call: Call, y: Tensor) -> Elementwise:
+def inverse_power(call: Call, y: Tensor) -> Elementwise:
+    """One over a power of `y`."""
     known = call.fact(y)
     powers = known is None or not known.chained or known.power
-    made = attach(call, chain_root(call, y), nonneg=_nonneg(call, y))
+    made = attach(call, chain_root(call, y), nonneg=known_nonneg(call, y))
     assert made.fact is not None
     made.fact.inverse = powers
     made.fact.gate = 0 if powers else 2
@@ -392,7 +176,7 @@ def _inverse(call: Call, y: Tensor) -> Elementwise:
 @op("rsqrt", "reciprocal")
 def inverse(call: Call) -> Op | Native:
     x = call.args[0] if call.args else call.kwargs["input"]
-    return _inverse(call, x)
+    return inverse_power(call, x)
 
 
 @op("pow", "float_power")
@@ -407,7 +191,7 @@ def power(call: Call) -> Op | Native | Expansion:
         if exponent == 1:
             return Native(fact=stemmed(call, Fact(), x))
         if exponent < 0:
-            return _inverse(call, x)
+            return inverse_power(call, x)
     known = call.fact(x)
     made = attach(call, chain_root(call, x), at_zero=0.0)
     assert made.fact is not None
@@ -416,48 +200,13 @@ def power(call: Call) -> Op | Native | Expansion:
     return made
 
 
-@op("neg", "negative")
-def neg(call: Call) -> Op | Native:
-    x = call.args[0] if call.args else call.kwargs["input"]
-    return _scaled(call, x, -1.0)
-
-
-@op("addcmul")
-def addcmul(call: Call) -> Expansion:
-    x, u, v, value = call.bind("input tensor1 tensor2 value", value=1)
-    return Expansion(lambda: x + (u * v if value == 1 else value * (u * v)))
-
-
-@op("addcdiv")
-def addcdiv(call: Call) -> Expansion:
-    x, u, v, value = call.bind("input tensor1 tensor2 value", value=1)
-    return Expansion(lambda: x + (u / v if value == 1 else value * (u / v)))
-
-
-@op("lerp")
-def lerp(call: Call) -> Expansion:
-    x, y, weight = call.bind("input end weight")
-    return Expansion(lambda: x * (1 - weight) + y * weight)
-
-
-@op("glu")
-def glu(call: Call) -> Expansion:
-    x, dim = call.bind("input dim", dim=-1)
-
-    def run() -> Tensor:
-        u, v = (x.float() if x.dtype in HALF else x).chunk(2, dim)  # rounded once, as torch's kernel does
-        return (u * torch.sigmoid(v)).to(x.dtype)
-
-    return Expansion(run)
-
-
 @op("maximum", "minimum", "fmax", "fmin", "hypot")
 def maximum(call: Call) -> Op | Native:
     """Of degree one where both depend on the input; a function of one tensor otherwise."""
     x, y = call.bind("input other")
     if call.depends(x) and call.depends(y):
         fact = Fact()
-        fact.nonneg = call.name != "hypot" and _nonneg(call, x) and _nonneg(call, y)
+        fact.nonneg = call.name != "hypot" and known_nonneg(call, x) and known_nonneg(call, y)
         return Native(fact=fact)
     moving = x if call.depends(x) else y
     return attach(call, chain_root(call, moving))

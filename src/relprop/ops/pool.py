@@ -12,7 +12,7 @@ from torch import Tensor
 from relprop.errors import RuleError
 from relprop.numerics import vjp
 from relprop.ops.base import Call, Expansion, Fact, Native, Op
-from relprop.ops.elementwise import ROUTER
+from relprop.ops.product import ROUTER
 from relprop.ops.table import op
 
 

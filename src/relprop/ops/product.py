@@ -8,10 +8,62 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.numerics import dot, nonzero, vjp
+from relprop.numerics import nonzero, vjp
 from relprop.ops.base import Call, Expansion, Fact, Native, Op
-from relprop.ops.elementwise import Product, gate_of, inverse_of
 from relprop.ops.table import op
+
+#: The rank of a router among the gates.
+ROUTER = 3
+
+
+class Product(Op):
+    """`z = form(x, y)`, linear in each of two tensors that both depend on the input.
+
+    gate     which operand is the gate (0 or 1), known from where it came from, or None
+    part     what each factor gets where they share equally
+    left, right   the gradients with respect to x and y, from g
+    """
+
+    family = "product"
+    kind = "product"
+    part: float | Tensor = 0.5
+
+    def __init__(
+        self,
+        left: Callable[[Tensor, Tensor, Tensor], Tensor],
+        right: Callable[[Tensor, Tensor, Tensor], Tensor],
+        gate: int | None = None,
+        elementwise: bool = False,
+    ) -> None:
+        self.left, self.right, self.gate, self.elementwise = left, right, gate, elementwise
+
+    def pull(
+        self,
+        rule: Any,
+        operands: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        gs: Sequence[Tensor],
+        books: Any,
+    ) -> tuple[Tensor | None, ...]:
+        if not self.elementwise:  # autocast may have brought the factors to a type of its own
+            operands = [t if t.dtype == gs[0].dtype else t.to(gs[0].dtype) for t in operands]
+        return rule.product(self, operands, outputs[0] if outputs else None, gs[0], books)
+
+
+def gate_of(call: Call, x: Tensor, y: Tensor) -> int | None:
+    ranks = [f.gate if (f := call.fact(t)) is not None else 0 for t in (x, y)]
+    return None if ranks[0] == ranks[1] else ranks.index(max(ranks))
+
+
+def inverse_of(call: Call, x: Tensor, y: Tensor) -> int | None:
+    """Which operand is a negative power, and so a constant."""
+    found = [i for i, t in enumerate((x, y)) if (f := call.fact(t)) is not None and f.inverse]
+    return found[0] if len(found) == 1 else None
+
+
+def routed(call: Call, x: Tensor, y: Tensor) -> bool:
+    """Whether one factor is a router's weight: selected by value from a softmax or sigmoid."""
+    return any((f := call.fact(t)) is not None and f.gate == ROUTER for t in (x, y))
 
 
 def _vjp(form: Callable[..., Tensor], at: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -96,51 +148,6 @@ def dependent_conv(call: Call, a: Tensor, w: Tensor, b: Tensor | None) -> Op | N
         tail = (1,) * (w.ndim - 2)
         return Expansion(lambda: plus(form(a, w), b.reshape(-1, *tail)))
     return product_of(call, a, w, form, None)
-
-
-@op("pairwise_distance", "dist")
-def distance(call: Call) -> Expansion:
-    """A norm of a difference: of degree one."""
-    if call.name == "dist":
-        x, y, p = call.bind("input other p", p=2)
-        return Expansion(lambda: torch.linalg.vector_norm(x - y, p))
-    x, y, p, eps, keepdim = call.bind("x1 x2 p eps keepdim", p=2.0, eps=1e-6, keepdim=False)
-    return Expansion(lambda: torch.linalg.vector_norm(x - y + eps, p, -1, keepdim))
-
-
-@op("cdist", "pdist")
-def distances(call: Call) -> Native:
-    """Norms of differences: of degree one in both tensors, so one that is constant absorbs its own share."""
-    if call.name == "pdist":
-        return Native()
-    x, y = call.bind("x1 x2")
-    if call.depends(x) and call.depends(y):
-        return Native()
-    rest, func = call.args[2:], call.func
-    kwargs = {k: v for k, v in call.kwargs.items() if k not in ("x1", "x2")}
-    first = call.depends(y)
-    fixed, moving = (x, y) if first else (y, x)
-    values = call.constant(moving)
-
-    def share(g: Tensor) -> Tensor:
-        form = lambda t: func(*((t, values) if first else (values, t)), *rest, **kwargs)  # noqa: E731
-        return dot(fixed, vjp(form, (fixed,), g)[0])
-
-    return Native(share=share)
-
-
-@op("cosine_similarity")
-def cosine(call: Call) -> Expansion:
-    """A product of two directions: the lengths are constants."""
-    x, y, dim, eps = call.bind("x1 x2 dim eps", dim=1, eps=1e-8)
-
-    def run() -> Tensor:
-        u, v = torch.broadcast_tensors(x, y)
-        u = u / call.constant(u).norm(2, dim, keepdim=True).clamp_min(eps)
-        v = v / call.constant(v).norm(2, dim, keepdim=True).clamp_min(eps)
-        return (u * v).sum(dim)
-
-    return Expansion(run)
 
 
 @op("outer", "ger")

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from relprop.ops import TABLE, Expansion, Native, Op
-from relprop.ops.elementwise import Elementwise, Sum
+from relprop.ops.arithmetic import Sum
+from relprop.ops.elementwise import Elementwise
 from relprop.record.call import SeenCall
 from relprop.record.marks import mark, mark_written, upcoming
 from relprop.record.rectified import absorb

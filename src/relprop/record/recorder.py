@@ -16,8 +16,9 @@ from relprop.composite import Composite, Decision
 from relprop.errors import RegistryError, UnknownOperationError
 from relprop.numerics import dot
 from relprop.ops import TABLE, Called, Expansion, Fact, LinearMap, Native, Op
+from relprop.ops.arithmetic import Sum
 from relprop.ops.attention import Attention
-from relprop.ops.elementwise import Elementwise, Sum
+from relprop.ops.elementwise import Elementwise
 from relprop.ops.structure import SAME, move
 from relprop.record.attended import attend
 from relprop.record.books import Ledger

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from relprop.numerics import Epsilons, check_epsilon, check_number, dot, nonzero, reduce_to, stabiliser
+from relprop.ops.arithmetic import Sum
 from relprop.ops.base import Books
-from relprop.ops.elementwise import Product, Sum
 from relprop.ops.pool import Pool
+from relprop.ops.product import Product
 from relprop.rules.base import Rule, as_is
 
 Pulled = tuple[Tensor | None, ...]

@@ -31,7 +31,8 @@ class Softmax(Op):
             return g - y.exp() * g.sum(self.dim, keepdim=True)
         part = g * y
         total = part.sum(self.dim, keepdim=True) if self.segments is None else self.segments.summed(part)
-        return self.sign * y * (g - total)
+        pulled = y * (g - total)
+        return pulled if self.sign == 1 else self.sign * pulled
 
 
 def _softmax(call: Call, x: Tensor, dim: int, log: bool = False, sign: float = 1.0) -> Softmax:

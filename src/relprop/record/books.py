@@ -100,4 +100,4 @@ def _relevance(values: Tensor, g: Tensor) -> Tensor:
 
 
 def _product(values: Tensor, g: Tensor) -> Tensor:
-    return torch.where(values.isinf(), 0.0, nonzero(values).conj() * g)
+    return torch.where(values.isinf() | (g == 0), 0.0, nonzero(values).conj() * g)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from relprop.errors import RuleError
-from relprop.numerics import dot, nonzero
+from relprop.numerics import dot, nonzero, unmasked
 from relprop.ops.base import Books
 from relprop.ops.elementwise import Elementwise
 from relprop.ops.norm import Norm
@@ -68,7 +68,7 @@ class Identity(Rule):
         return g * nonzero(y) / nonzero(x)
 
     def softmax(self, op: Softmax, x: Tensor, y: Tensor, g: Tensor, books: Books) -> Tensor:
-        return g * nonzero(y) / nonzero(x)
+        return torch.where(g == 0, 0.0, g * nonzero(y) / nonzero(x))  # NaN where every score is masked
 
 
 def _turning(x: Tensor, y: Tensor, zero: Tensor) -> Tensor | float:
@@ -154,10 +154,11 @@ class SoftmaxGradient(Rule):
         return True, True
 
     def softmax(self, op: Softmax, x: Tensor, y: Tensor, g: Tensor, books: Books) -> Tensor:
+        # where every score is masked there is no softmax: had the model not taken the NaN out, its output would be NaN
+        y = y.nan_to_num(0.0, neginf=-torch.inf)
         pulled = op.gradient(g, y)
         # a score that a mask of any depth hides has no gradient, whatever its value
         finite = torch.where(pulled == 0, 0.0, x)
-        value = torch.where(g == 0, 0.0, y)
-        books.add("excess", dot(value, g))
+        books.add("excess", unmasked(y, g) if op.log else dot(y, g))
         books.add("excess", dot(finite, pulled), -1.0)
         return pulled

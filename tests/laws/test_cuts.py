@@ -35,6 +35,11 @@ STEPS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "div that truncates, of two": ("div", lambda h: h.div(h.cos(), rounding_mode="trunc")),
     "round_": ("round", lambda h: h.clone().round_()),
     "sign_": ("sign", lambda h: h.clone().sign_()),
+    "a count": ("vector_norm", lambda h: torch.linalg.vector_norm(h, 0, -1, keepdim=True)),
+    "a count by keyword": ("vector_norm", lambda h: torch.linalg.vector_norm(h, ord=0.0)),
+    "a count of old": ("norm", lambda h: torch.norm(h, p=0, dim=0)),
+    "a count as a method": ("norm", lambda h: h.norm(0)),
+    "a count of differences": ("vector_norm", lambda h: torch.dist(h, HALF.expand_as(h), 0)),
 }
 REST: dict[str, Callable[[Tensor], Tensor]] = {
     "frac": torch.frac,

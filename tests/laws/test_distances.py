@@ -96,9 +96,10 @@ def test_prototypes_as_by_hand(p: float) -> None:
         assert abs(found.audit.constants - wanted.audit.constants) < 1e-10
 
 
+@pytest.mark.parametrize("create_graph", [False, True], ids=["plain", "differentiable"])
 @pytest.mark.parametrize("p", [1.0, 2.0, float("inf")])
 @pytest.mark.parametrize("dim", [0, 1, -1])
-def test_renorm(dim: int, p: float) -> None:
+def test_renorm(dim: int, p: float, create_graph: bool) -> None:
     """A factor that is held constant for every part: relevance goes on as it came."""
     x, relevance = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
     longest = float(torch.linalg.vector_norm(x, p, 1 - dim % 2).median())  # some parts are longer, some are not
@@ -114,7 +115,47 @@ def test_renorm(dim: int, p: float) -> None:
             return h
 
     for model in (Short(), InPlace()):
-        e = rp.LRP(model, rp.Zero()).explain(x, target=relevance)
-        assert_close(e.output, x.renorm(p, dim, longest), 1e-14)
-        assert_close(e.relevance, relevance, 1e-12)
+        e = rp.LRP(model, rp.Zero()).explain(x, target=relevance, create_graph=create_graph)
+        assert_close(e.output.detach(), x.renorm(p, dim, longest), 1e-14)
+        assert_close(e.relevance.detach(), relevance, 1e-12)
         assert abs(e.audit.unexplained) < 1e-12
+        assert e.audit.cuts == ()
+
+
+@pytest.mark.parametrize("create_graph", [False, True], ids=["plain", "differentiable"])
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
+def test_pairwise_distance(p: float, create_graph: bool) -> None:
+    """Of degree one in the two rows and the small number that torch adds to their difference."""
+    x, relevance = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+    leaves = x.clone().requires_grad_(), ENDS.clone().requires_grad_()
+    y = ((leaves[0] - leaves[1] + 1e-2).abs() ** p).sum(-1) ** (1 / p)
+    to_x = torch.autograd.grad(y, leaves[0], relevance / y.detach())[0]
+    model = Of(lambda x: functional.pairwise_distance(x, ENDS, p, eps=1e-2))
+    e = rp.LRP(model, rp.Zero()).explain(x, target=relevance, create_graph=create_graph)
+    assert_close(e.output.detach(), y.detach(), 1e-12)
+    assert_close(e.relevance.detach(), x * to_x, 1e-10)
+    assert e.audit.constants == pytest.approx(float(relevance.sum() - (x * to_x).sum()), abs=1e-10)
+
+
+@pytest.mark.parametrize("create_graph", [False, True], ids=["plain", "differentiable"])
+@pytest.mark.parametrize("first", [True, False])
+def test_cosine_of_a_constant(first: bool, create_graph: bool) -> None:
+    """The lengths are constants, so every entry of x takes what it adds to the sum; no call of the model is cut."""
+    x, relevance = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+    model = Of(lambda x: functional.cosine_similarity(*((x, ENDS) if first else (ENDS, x))))
+    e = rp.LRP(model, rp.Zero()).explain(x, target=relevance, create_graph=create_graph)
+    assert_close(e.relevance.detach(), x * ENDS / (x * ENDS).sum(-1, keepdim=True) * relevance[:, None], 1e-10)
+    assert e.audit.cuts == ()
+
+
+@pytest.mark.parametrize("create_graph", [False, True], ids=["plain", "differentiable"])
+def test_cosine_of_two(create_graph: bool) -> None:
+    """Half of what a pair of entries adds to the sum goes to either."""
+    layer, x = torch.randn(4, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
+    relevance = torch.randn(3, dtype=torch.float64)
+    model = Of(lambda x: functional.cosine_similarity(x, x @ layer))
+    e = rp.LRP(model, rp.Zero()).explain(x, target=relevance, create_graph=create_graph)
+    z = x @ layer
+    each = x * z / (x * z).sum(-1, keepdim=True) * relevance[:, None] / 2
+    assert_close(e.relevance.detach(), each + x * ((each / z) @ layer.T), 1e-10)
+    assert e.audit.cuts == ()

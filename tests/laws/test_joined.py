@@ -32,6 +32,9 @@ JOINS: dict[str, Join] = {
     "column_stack of rows": lambda h: torch.column_stack([CONST[0], h[1]]),
     "block_diag": lambda h: torch.block_diag(CONST, h, NUMBER),
     "block_diag of rows": lambda h: torch.block_diag(h[0], CONST[0], h),
+    "cartesian_prod": lambda h: torch.cartesian_prod(h[0], CONST[0], h[1]),
+    "cartesian_prod of one": lambda h: torch.cartesian_prod(h[0]),
+    "nothing constant in a cartesian_prod": lambda h: torch.cartesian_prod(h[0], h[1]),
     "nothing constant": lambda h: torch.block_diag(h[:1], h),
     "nothing constant in a column_stack": lambda h: torch.column_stack([h[:, 0], h]),
 }
@@ -84,3 +87,42 @@ def test_signs_are_known_of_what_is_joined() -> None:
         for join in (torch.hstack, lambda parts: torch.cat(parts, 1))
     )
     assert_close(found, wanted, 1e-12)
+
+
+def steps(z: Tensor, n: int, dim: int) -> Tensor:
+    for _ in range(n):
+        size = z.shape[dim]
+        z = z.narrow(dim, 1, size - 1) - z.narrow(dim, 0, size - 1)
+    return z
+
+
+DIFFERENCES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "before": (lambda h, c: torch.diff(h, prepend=c), lambda h, c: steps(torch.cat([c, h], -1), 1, -1)),
+    "after": (lambda h, c: h.diff(append=c[:, :1]), lambda h, c: steps(torch.cat([h, c[:, :1]], -1), 1, -1)),
+    "both, twice": (
+        lambda h, c: torch.diff(h, 2, 0, c[:1], c),
+        lambda h, c: steps(torch.cat([c[:1], h, c]), 2, 0),
+    ),
+    "of a constant": (lambda h, c: torch.diff(c, prepend=h), lambda h, c: steps(torch.cat([h, c], -1), 1, -1)),
+    "nothing constant": (lambda h, c: torch.diff(h, append=h), lambda h, c: steps(torch.cat([h, h], -1), 1, -1)),
+    "nothing beside": (lambda h, c: torch.diff(h, dim=0), lambda h, c: steps(h, 1, 0)),
+}
+
+
+@pytest.mark.parametrize("carried", [False, True])
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_differences(name: str, carried: bool) -> None:
+    """Linear in what they are taken of and in what is put before and after."""
+    call, written_out = DIFFERENCES[name]
+    x, c = torch.randn(2, 3, dtype=torch.float64), CONST.clone().requires_grad_()
+    given = x.clone().requires_grad_()
+    y = written_out(2.0 * given, c)
+    relevance = torch.randn_like(y)
+    to_x, to_c = torch.autograd.grad(y, (given, c), relevance / y.detach(), materialize_grads=True)
+
+    composite = rp.Composite([(rp.Entry(rp.Kind("linear")), rp.Flat())]) if carried else rp.Zero()
+    e = rp.LRP(Joined(lambda h: call(h, CONST)), composite).explain(x, target=relevance)
+    assert_close(e.output, y.detach(), 1e-14)
+    assert_close(e.relevance, x * to_x, 1e-9)
+    assert abs(e.audit.constants - float((CONST * to_c).sum())) < 1e-9
+    assert abs(e.audit.unexplained) < 1e-10

@@ -14,6 +14,7 @@ from torch import Tensor
 from relprop.errors import UnknownOperationError
 from relprop.numerics import nonzero, tau
 from relprop.ops.base import Call, Expansion, Fact, Native
+from relprop.ops.cuts import step
 from relprop.ops.normalised import moved
 from relprop.ops.stem import stemmed
 from relprop.ops.table import op
@@ -36,7 +37,7 @@ SAME = ("clone", "to", "float", "double", "half", "bfloat16", "type", "positive"
 AVERAGES = ("mean", "nansum", "nanmean", "cumsum", "trace", "fold", "col2im", "segment_reduce", "sum_to_size")
 #: Linear with weights of either sign.
 LINEAR = (
-    "diff", "conj", "conj_physical", "fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "fftn", "ifftn", "rfft2",
+    "conj", "conj_physical", "fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "fftn", "ifftn", "rfft2",
     "irfft2", "rfftn", "irfftn", "hfft", "ihfft", "fftshift", "ifftshift", "stft", "istft",
 )  # fmt: skip
 #: Norms: of degree one.
@@ -131,8 +132,19 @@ def linear(call: Call) -> Native:
     return Native(form="reduce")
 
 
+@op("diff")
+def diff(call: Call) -> Native | Expansion:
+    """What is put before and after stands in a `cat` of its own, for it may be constant."""
+    x, n, dim, before, after = call.bind("input n dim prepend append", n=1, dim=-1, prepend=None, append=None)
+    if before is None and after is None:
+        return Native(form="reduce")
+    return Expansion(lambda: torch.diff(torch.cat([t for t in (before, x, after) if t is not None], dim), n, dim))
+
+
 @op(*NORMS)
-def norm(call: Call) -> Native:
+def norm(call: Call) -> Native | Expansion:
+    if call.name in ("norm", "vector_norm") and call.bind("input ord", ord=call.kwargs.get("p"))[1] == 0:
+        return step(call)  # a count
     fact = Fact()
     fact.nonneg = True
     return Native(form="reduce", fact=fact)
@@ -225,6 +237,15 @@ def finite_product(g: Tensor, value: Any) -> Tensor:
 
 def _known_finite(value: Any) -> bool:
     return not isinstance(value, Tensor) and value == value and abs(value) != float("inf")
+
+
+@op("cartesian_prod")
+def cartesian(call: Call) -> Native | Expansion:
+    """Every entry of each with every one of the others, side by side."""
+    parts = _tensors(call.args)
+    if len(parts) == 1:
+        return Native(fact=_kept(call, *parts))
+    return Expansion(lambda: torch.stack([t.reshape(-1) for t in torch.meshgrid(*parts, indexing="ij")], 1))
 
 
 @op("pad")

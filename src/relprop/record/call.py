@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from relprop.ops.base import Fact
@@ -46,7 +47,8 @@ class SeenCall:
 
     def constant(self, tensor: Tensor) -> Tensor:
         """The values of a tensor, through which no relevance passes."""
-        return self._graph.constant(tensor)
+        with torch._C.DisableTorchFunction():  # in an expansion's calls a `detach` would be a cut of the model's
+            return self._graph.constant(tensor)
 
     def cut(self, tensor: Tensor) -> Tensor:
         """The same, and the audit says that relevance ends at this call."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from relprop.errors import UnknownOperationError
 from relprop.numerics import nonzero, tau
-from relprop.ops.base import Call, Expansion, Fact, Native
+from relprop.ops.base import Call, Expansion, Fact, Native, Op
 from relprop.ops.cuts import step
 from relprop.ops.normalised import moved
 from relprop.ops.stem import stemmed
@@ -142,7 +142,7 @@ def diff(call: Call) -> Native | Expansion:
 
 
 @op(*NORMS)
-def norm(call: Call) -> Native | Expansion:
+def norm(call: Call) -> Op | Native | Expansion:
     if call.name in ("norm", "vector_norm") and call.bind("input ord", ord=call.kwargs.get("p"))[1] == 0:
         return step(call)  # a count
     fact = Fact()

@@ -92,6 +92,44 @@ def shifted_by_one_detached(scores: Tensor, dst: Tensor) -> Tensor:
     return e / zeros(e).index_add(0, dst, e)[dst]
 
 
+def index_put(scores: Tensor, dst: Tensor) -> Tensor:
+    e = scores.exp()
+    return e / zeros(e).index_put((dst,), e, accumulate=True)[dst]
+
+
+def index_put_(scores: Tensor, dst: Tensor) -> Tensor:
+    e = scores.exp()
+    z = zeros(e)
+    z.index_put_((dst,), e, True)
+    return e / z[dst]
+
+
+def one_over_gathered(scores: Tensor, dst: Tensor) -> Tensor:
+    e = scores.exp()
+    return e * (1 / zeros(e).index_add(0, dst, e))[dst]
+
+
+def reciprocal_gathered(scores: Tensor, dst: Tensor) -> Tensor:
+    e = scores.exp()
+    return (zeros(e).index_add(0, dst, e) + 1e-16).reciprocal().index_select(0, dst) * e
+
+
+def gathered_power(scores: Tensor, dst: Tensor) -> Tensor:
+    e = (scores - greatest(scores, dst)[dst]).exp()
+    return e.mul_(zeros(e).index_add(0, dst, e)[dst] ** -1)
+
+
+def in_place(scores: Tensor, dst: Tensor) -> Tensor:
+    e = scores.clone().exp_()
+    return e.div_(zeros(e).index_add(0, dst, e)[dst])
+
+
+def weighed(scores: Tensor, dst: Tensor) -> Tensor:
+    """Of some weights that are one, as a model may have for its edges."""
+    e = scores.exp() * torch.ones(len(dst), dtype=scores.dtype).view(-1, *[1] * (scores.ndim - 1))
+    return e / zeros(e).index_add(0, dst, e)[dst]
+
+
 def transposed(scores: Tensor, dst: Tensor) -> Tensor:
     e = scores.unsqueeze(0).exp() if scores.ndim == 1 else scores.T.exp()
     z = e.new_zeros(e.shape[0], NODES).index_add(1, dst, e)
@@ -99,7 +137,8 @@ def transposed(scores: Tensor, dst: Tensor) -> Tensor:
 
 
 FORMS = [scatter_add, scatter_add_, index_add, index_add_, scatter_reduce, as_in_pyg, shifted, shifted_by_one,
-         shifted_by_one_detached, transposed]  # fmt: skip
+         shifted_by_one_detached, index_put, index_put_, one_over_gathered, reciprocal_gathered, gathered_power,
+         in_place, weighed, transposed]  # fmt: skip
 COMPOSITES = {
     "AttnLRP": rp.AttnLRP(),
     "CPLRP": rp.CPLRP(),
@@ -190,8 +229,9 @@ def test_the_default_sees_attention(x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("create_graph", [False, True])
-def test_differentiable(create_graph: bool, x: Tensor) -> None:
-    graph, dense = pair(shifted, edges(False))
+@pytest.mark.parametrize("form", [shifted, in_place, one_over_gathered, index_put_, weighed], ids=lambda f: f.__name__)
+def test_differentiable(form: Form, create_graph: bool, x: Tensor) -> None:
+    graph, dense = pair(form, edges(False))
     relevance = torch.randn(NODES, WIDTH, dtype=torch.float64)
     found, wanted = (
         rp.LRP(m, rp.AttnLRP()).explain(x, target=relevance, create_graph=create_graph).relevance
@@ -274,10 +314,47 @@ def exponentials_changed(scores: Tensor, dst: Tensor) -> Tensor:
     return e / z[dst]
 
 
+def last_of_each(scores: Tensor, dst: Tensor) -> Tensor:
+    e = scores.exp()
+    return e / zeros(e).index_put((dst,), e)[dst]
+
+
+def put_by_head(scores: Tensor, dst: Tensor) -> Tensor:
+    e = scores.exp()
+    at = (dst[:, None].expand(-1, HEADS), torch.arange(HEADS).flip(0).expand(len(dst), -1))
+    return e / zeros(e).index_put(at, e, accumulate=True)[dst]
+
+
+def over_the_root(scores: Tensor, dst: Tensor) -> Tensor:
+    e = scores.exp()
+    return e * zeros(e).index_add(0, dst, e)[dst].rsqrt()
+
+
+def two_over_the_sum(scores: Tensor, dst: Tensor) -> Tensor:
+    e = scores.exp()
+    return e * (2 / zeros(e).index_add(0, dst, e))[dst]
+
+
+def other_reciprocal(scores: Tensor, dst: Tensor) -> Tensor:
+    e = scores.exp()
+    return e * (1 / zeros(e).index_add(0, dst, e))[(dst + 1) % NODES]
+
+
+def weights_of_the_sum_alone(scores: Tensor, dst: Tensor) -> Tensor:
+    e = scores.exp()
+    return e / zeros(e).index_add(0, dst, e * torch.linspace(1, 2, len(dst), dtype=e.dtype)[:, None])[dst]
+
+
+def other_weights(scores: Tensor, dst: Tensor) -> Tensor:
+    e, some = scores.exp(), torch.linspace(1, 2, len(dst), dtype=scores.dtype)[:, None]
+    return e * some / zeros(e).index_add(0, dst, e * some.flip(0))[dst]
+
+
 @pytest.mark.parametrize(
     "form",
     [other_index, other_sum, product_between, product_before, more_than_exponentials, more_later, times_a_factor,
-     bounded_far_up, twice_gathered, exponentials_changed],
+     bounded_far_up, twice_gathered, exponentials_changed, last_of_each, put_by_head, over_the_root, two_over_the_sum,
+     other_reciprocal, weights_of_the_sum_alone, other_weights],
     ids=lambda f: f.__name__,
 )  # fmt: skip
 def test_what_is_no_softmax(form: Form, x: Tensor) -> None:
@@ -323,6 +400,36 @@ def divided(x: Tensor) -> Tensor:
     return e / e.sum(-1, keepdim=True)
 
 
+SEEN = torch.tensor([[1, 0, 1, 1], [0, 1, 0, 0], [1, 1, 1, 1], [1, 1, 0, 0]], dtype=torch.bool)
+PRIOR = torch.tensor([0.5, 2.0, 1.0, 0.25], dtype=torch.float64)
+
+
+def hidden(x: Tensor) -> Tensor:
+    return x.masked_fill(~SEEN, -torch.inf).softmax(-1)
+
+
+def over_its_sum(e: Tensor) -> Tensor:
+    return e / e.sum(-1, keepdim=True)
+
+
+def in_place_whole(x: Tensor) -> Tensor:
+    e = (x + 0.0).exp_()
+    return e.div_(e.sum(-1, keepdim=True))
+
+
+def in_place_of_a_part(x: Tensor) -> Tensor:
+    e = torch.cat([x, x], -1)[:, :4].exp_()
+    return e / e.sum(-1, keepdim=True)
+
+
+def in_place_shifted(x: Tensor) -> Tensor:
+    y = x * 1.0
+    y -= y.amax(-1, keepdim=True)
+    e = torch.exp_(y)
+    e /= e.sum(-1, keepdim=True)
+    return e
+
+
 WRITTEN_OUT: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "of a chain": (lambda x: divided(x.tanh()), lambda x: x.tanh().softmax(-1)),
     "of a chain, shifted": (
@@ -337,6 +444,29 @@ WRITTEN_OUT: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tens
     "shifted": (lambda x: divided(x - x.amax(-1, keepdim=True)), lambda x: x.softmax(-1)),
     "shifted by a constant": (lambda x: divided(x - x.detach().amax(-1, keepdim=True)), lambda x: x.softmax(-1)),
     "shifted by a number": (lambda x: divided(x - 3.0), lambda x: x.softmax(-1)),
+    "in place": (in_place_whole, lambda x: x.softmax(-1)),
+    "in place, a part": (in_place_of_a_part, lambda x: x.softmax(-1)),
+    "in place, shifted before": (
+        lambda x: over_its_sum((x - x.amax(-1, keepdim=True)).exp_()),
+        lambda x: x.softmax(-1),
+    ),
+    "in place, of a chain": (lambda x: over_its_sum(x.tanh().exp_()), lambda x: x.tanh().softmax(-1)),
+    "by the reciprocal": (lambda x: x.exp() * x.exp().sum(-1, keepdim=True).reciprocal(), lambda x: x.softmax(-1)),
+    "by one over": (lambda x: (1.0 / x.exp().sum(0)) * x.exp(), lambda x: x.softmax(0)),
+    "by a power": (lambda x: x.exp() * x.exp().sum(-1)[:, None].pow(-1.0), lambda x: x.softmax(-1)),
+    "times a mask": (lambda x: over_its_sum(x.exp() * SEEN), hidden),
+    "times a mask, in place": (lambda x: over_its_sum(x.exp().mul_(SEEN)), hidden),
+    "times a mask, stabilised": (
+        lambda x: (e := x.exp() * SEEN.double()) / (e.sum(-1, keepdim=True) + 1e-13),
+        hidden,
+    ),
+    "filled by a mask": (lambda x: over_its_sum(x.exp().masked_fill(~SEEN, 0.0)), hidden),
+    "filled by a mask, in place": (lambda x: over_its_sum(x.exp().masked_fill_(~SEEN, 0)), hidden),
+    "where a mask is": (lambda x: over_its_sum(torch.where(SEEN, x.exp(), 0.0)), hidden),
+    "shifted, times a mask": (
+        lambda x: over_its_sum((x - x.amax(-1, keepdim=True)).exp() * SEEN),
+        hidden,
+    ),
 }
 
 
@@ -361,7 +491,45 @@ def test_along_a_dimension(name: str, composite: str) -> None:
     assert_close(found, wanted, 1e-10)
 
 
-def test_rows_divided_by_sums_of_others_are_no_softmax() -> None:
-    model = ready(Headed(lambda x: x.exp() / x.exp().sum(-1)))
+@pytest.mark.parametrize("composite", [rp.AttnLRP(), rp.CPLRP()], ids=str)
+def test_shifted_in_place(composite: rp.Composite) -> None:
+    """What the scores were is gone, so the shift takes part; by the gradient it takes nothing."""
+    first, second = ready(Headed(in_place_shifted)), ready(Headed(lambda x: x.softmax(-1)))
+    second.load_state_dict(first.state_dict())
+    x, relevance = torch.randn(4, 4, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    found, wanted = (explained(m, x, relevance, composite) for m in (first, second))
+    assert_close(found.relevance, wanted.relevance, 1e-10)
+    assert abs(found.audit.unexplained) < 1e-10
+
+
+@pytest.mark.parametrize("composite", [rp.AttnLRP(), rp.CPLRP()], ids=str)
+def test_with_a_prior(composite: rp.Composite) -> None:
+    """Constants times exponentials are logarithms added to the scores, and take their share there."""
+    function = lambda x: over_its_sum(x.exp() * PRIOR)  # noqa: E731
+    first, second = ready(Headed(function)), ready(Headed(lambda x: (x + PRIOR.log()).softmax(-1)))
+    second.load_state_dict(first.state_dict())
+    x, relevance = torch.randn(4, 4, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    found, wanted = (explained(m, x, relevance, composite) for m in (first, second))
+    assert_close(found.relevance, wanted.relevance, 1e-10)
+    assert found.audit.excess + found.audit.constants == pytest.approx(wanted.audit.excess + wanted.audit.constants)
+    assert abs(found.audit.unexplained) < 1e-10
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.exp() / x.exp().sum(-1),
+        lambda x: x.exp() * SEEN / x.exp().sum(-1, keepdim=True),
+        lambda x: x.exp() / (x.exp() * SEEN).sum(-1, keepdim=True),
+        lambda x: x.exp() / x.exp().masked_fill(~SEEN, 0.0).sum(-1, keepdim=True),
+        lambda x: x.exp().masked_fill(~SEEN, 1.0) / x.exp().sum(-1, keepdim=True),
+        lambda x: over_its_sum(x.exp().masked_fill(~SEEN, 1.0)),
+        lambda x: x.exp() * x.exp().sum(-1, keepdim=True),
+        lambda x: x.exp() * x.exp().sum(-1, keepdim=True) ** -2,
+    ],
+    ids=["other sums", "mask above", "mask below", "mask below, filled", "filled above", "ones", "times", "twice over"],
+)
+def test_rows_divided_by_something_else_are_no_softmax(function: Callable[[Tensor], Tensor]) -> None:
+    model = ready(Headed(function))
     plan = rp.LRP(model, rp.AttnLRP()).plan(torch.randn(4, 4, dtype=torch.float64))
     assert "softmax" not in {site.kind for site in plan.sites}

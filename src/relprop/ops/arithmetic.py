@@ -12,8 +12,9 @@ from relprop.numerics import HALF
 from relprop.ops.base import Call, Expansion, Fact, Native, Op
 from relprop.ops.cuts import step
 from relprop.ops.elementwise import attach, inverse_power, known_nonneg
-from relprop.ops.normalised import SMALL, stabilised
+from relprop.ops.normalised import SMALL, Total, covers, stabilised
 from relprop.ops.product import Product, gate_of, inverse_of, routed
+from relprop.ops.softmax import hand_softmax
 from relprop.ops.stem import chain_root, chained, common_root, link, stemmed
 from relprop.ops.table import op
 
@@ -97,9 +98,12 @@ def _times(value: Any, factor: float) -> Any:
 
 
 @op("mul", "multiply")
-def mul(call: Call) -> Op | Native:
+def mul(call: Call) -> Op | Native | Expansion:
     x, y = call.bind("input other")
     if call.depends(x) and call.depends(y):
+        for e, z in ((x, y), (y, x)):
+            if (known := call.fact(z)) is not None and known.over is not None and _summed(call, e, z, known.over):
+                return hand_softmax(call, e, z, known.over, torch.mul)
         root = common_root(call, x, y)
         if root is not None:
             return attach(call, root, at_zero=0.0 if x is y else 1.0)
@@ -115,6 +119,8 @@ def _scaled(call: Call, moving: Tensor, constant: Any) -> Op | Native:
         made = attach(call, chain_root(call, moving), nonneg=positive and known_nonneg(call, moving))
         assert made.fact is not None and known is not None
         made.fact.gate, made.fact.inverse = known.gate, known.inverse
+        if known.exponent is not None and covers(moving, constant):
+            made.fact.exponent, made.fact.weighed = known.exponent, True
         return made
     fact, known = stemmed(call, Fact(), moving), call.fact(moving)
     if known is not None:
@@ -149,11 +155,8 @@ def div(call: Call) -> Op | Native | Expansion:
         x, y = y, x
     if call.depends(x) and call.depends(y):
         known = call.fact(y)
-        if known is not None and known.total is not None and known.total.divides(x, y):
-            if _same_exponential(call, x, known.total.exponential.get()):
-                from relprop.ops.softmax import hand_softmax
-
-                return hand_softmax(call, x, known.total)
+        if known is not None and known.total is not None and _summed(call, x, y, known.total):
+            return hand_softmax(call, x, y, known.total, torch.div)
         root = common_root(call, x, y)
         if root is not None and (chained(call, x) or chained(call, y) or root is y):
             return attach(call, root)
@@ -164,7 +167,12 @@ def div(call: Call) -> Op | Native | Expansion:
         return Native(form="scale", run=lambda x: torch.div(x, denominator), operands=(x,), fact=fact)
     if call.depends(x):
         return _scaled(call, x, _reciprocal(y))
-    return inverse_power(call, y)
+    return inverse_power(call, y, once=isinstance(x, (int, float)) and x == 1)
+
+
+def _summed(call: Call, x: Tensor, z: Tensor, total: Total) -> bool:
+    """Whether `z` has for every entry of the exponential `x` the sum that it is part of, or one over that."""
+    return total.divides(x, z) and _same_exponential(call, x, total.exponential.get())
 
 
 def _same_exponential(call: Call, x: Tensor, other: Tensor | None) -> bool:
@@ -172,7 +180,7 @@ def _same_exponential(call: Call, x: Tensor, other: Tensor | None) -> bool:
     if other is None or x is other:
         return x is other
     facts = call.fact(x), call.fact(other)
-    roots = [f.exponent.get() for f in facts if f is not None and f.exponent is not None]
+    roots = [f.exponent.get() for f in facts if f is not None and f.exponent is not None and not f.weighed]
     if len(roots) < 2:
         return False
     return roots[0] is not None and roots[0] is roots[1] and x.shape == other.shape

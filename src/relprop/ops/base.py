@@ -41,8 +41,10 @@ class Fact:
     gate      how much it looks like a gate: 3 selected from a softmax (a router), 2 from a sigmoid or softmax,
               1 from another activation, else 0
     exponent  it is the exponential of this tensor
+    weighed   times constants, such as a mask
     shift     it is the first of these tensors plus or less the second; a number: `stem[0]` plus or less that
     total     it is a sum of exponentials, which a softmax divides by
+    over      it is one over such a sum
     """
 
     nonneg = False
@@ -56,8 +58,10 @@ class Fact:
     producer: Any = None
     step: Any = None
     exponent: Any = None
+    weighed = False
     shift: Any = None
     total: Any = None
+    over: Any = None
 
 
 class Op:

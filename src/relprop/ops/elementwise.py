@@ -161,8 +161,8 @@ def known_nonneg(call: Call, x: Any) -> bool:
     return fact is not None and fact.nonneg
 
 
-def inverse_power(call: Call, y: Tensor) -> Elementwise:
-    """One over a power of `y`."""
+def inverse_power(call: Call, y: Tensor, once: bool = False) -> Elementwise:
+    """One over a power of `y`; `once`: over `y` itself."""
     known = call.fact(y)
     powers = known is None or not known.chained or known.power
     made = attach(call, chain_root(call, y), nonneg=known_nonneg(call, y))
@@ -170,13 +170,14 @@ def inverse_power(call: Call, y: Tensor) -> Elementwise:
     made.fact.inverse = powers
     made.fact.gate = 0 if powers else 2
     made.fact.power = powers
+    made.fact.over = known.total if once and known is not None else None
     return made
 
 
 @op("rsqrt", "reciprocal")
 def inverse(call: Call) -> Op | Native:
     x = call.args[0] if call.args else call.kwargs["input"]
-    return inverse_power(call, x)
+    return inverse_power(call, x, once=call.name == "reciprocal")
 
 
 @op("pow", "float_power")
@@ -191,7 +192,7 @@ def power(call: Call) -> Op | Native | Expansion:
         if exponent == 1:
             return Native(fact=stemmed(call, Fact(), x))
         if exponent < 0:
-            return inverse_power(call, x)
+            return inverse_power(call, x, once=exponent == -1)
     known = call.fact(x)
     made = attach(call, chain_root(call, x), at_zero=0.0)
     assert made.fact is not None

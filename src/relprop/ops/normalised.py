@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from relprop.ops.base import Call, Fact
-from relprop.ops.stem import Link, chained, link
+from relprop.ops.stem import Link, link
 
 #: What may be added to a sum of exponentials, or bound it from below, that it still is the sum.
 SMALL = 1e-6
+_MASKS = (torch.bool, torch.uint8)
 #: They keep the order of entries, and so a sum that has lost its dimension may get it back.
 _SHAPED = ("unsqueeze", "view", "reshape")
 
@@ -83,12 +84,18 @@ def whole(call: Call, x: Tensor, dim: Any) -> Total | None:
 
 def segmented(call: Call) -> Fact | None:
     """A sum by an index, of exponentials, into a tensor of zeros."""
-    base, dim, index, source = call.bind("input dim index src", src=call.kwargs.get("source"))[:4]
+    if call.name == "index_put":
+        base, given, source = call.bind("input indices values")
+        dim, index = 0, given[0]
+        if len(given) != 1 or index is None or index.ndim != 1 or source.shape[1:] != base.shape[1:]:
+            return None
+    else:
+        base, dim, index, source = call.bind("input dim index src", src=call.kwargs.get("source"))[:4]
     alpha = call.kwargs.get("alpha", 1)
     if not _exponential(call, source) or call.depends(base) or not isinstance(dim, int) or alpha != 1:
         return None
     dim %= source.ndim
-    if not _fits(index, dim, source):
+    if index.dtype in _MASKS or not _fits(index, dim, source):
         return None
     if bool((base.abs() > SMALL).any()):  # the device waits, where a softmax over a graph is written out
         return None
@@ -108,7 +115,7 @@ def moved(call: Call, total: Total) -> Total | None:
     if total.gathered or exponential is None or not isinstance(picked, tuple) or picked[0] != segments.dim:
         return None
     index = picked[1]
-    if index.dtype in (torch.bool, torch.uint8) or not _fits(index, segments.dim, exponential):
+    if index.dtype in _MASKS or not _fits(index, segments.dim, exponential):
         return None
     ours, theirs = segments.spread(exponential), _spread(index, segments.dim, exponential)
     if not (ours.is_set_to(theirs) or torch.equal(ours, theirs)):
@@ -148,9 +155,24 @@ def _picked(call: Call) -> Any:
     return (tensors[0], given[tensors[0]]) if all(p is ... or p == slice(None) for p in rest) else None
 
 
+def masked(call: Call, x: Tensor, mask: Tensor) -> Fact | None:
+    """What is known of an exponential whose entries a mask makes zero."""
+    known = call.fact(x)
+    if known is None or known.exponent is None or not covers(x, mask):
+        return None
+    fact = Fact()
+    fact.nonneg, fact.exponent, fact.weighed = known.nonneg, known.exponent, True
+    return fact
+
+
+def covers(x: Tensor, constant: Any) -> bool:
+    """Whether what is made of both has the shape of `x`."""
+    return not isinstance(constant, Tensor) or torch.broadcast_shapes(x.shape, constant.shape) == x.shape
+
+
 def _exponential(call: Call, x: Any) -> bool:
     known = call.fact(x)
-    return known is not None and known.exponent is not None and chained(call, x)
+    return known is not None and known.exponent is not None
 
 
 def _fits(index: Tensor, dim: int, like: Tensor) -> bool:

@@ -24,7 +24,8 @@ _ADDS = ("index_add", "scatter_add")
     "diagonal_scatter", "put")  # fmt: skip
 def placed(call: Call) -> Native:
     """Entries written into a tensor: what stood there before takes nothing, constants absorb their share."""
-    return Native(share=_share(call), fact=segmented(call) if call.name in _ADDS else None)
+    adds = call.name in _ADDS or (call.name == "index_put" and _accumulates(call))
+    return Native(share=_share(call), fact=segmented(call) if adds else None)
 
 
 @op("scatter_reduce", "index_reduce")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -58,13 +58,18 @@ def softmin(call: Call) -> Op:
     return _softmax(call, x, dim, sign=-1.0)
 
 
-def hand_softmax(call: Call, exponential: Tensor, total: Total) -> Op | Expansion:
-    """`exp(u) / sum(exp(u))`: attached to `u`, or where that is `x - c` and c cancels, to `x`."""
+def hand_softmax(
+    call: Call, exponential: Tensor, other: Tensor, total: Total, by: Callable[[Tensor, Tensor], Tensor]
+) -> Op | Expansion:
+    """`exp(u) / sum(exp(u))`: attached to `u`, or where that is `x - c` and c cancels, to `x`.
+
+    other, by   the sum, or one over it, and what is done with it
+    """
     fact = call.fact(exponential)
     scores = fact.exponent.get() if fact is not None and fact.exponent is not None else None
     if scores is None:  # u is gone: the exponential's own node leads to it
-        denominator = call.constant(call.bind("input other")[1])
-        return Expansion(lambda: torch.div(exponential, denominator))
+        fixed = call.constant(other)
+        return Expansion(lambda: by(exponential, fixed))
     known = call.fact(scores)
     if known is not None and known.shift is not None:
         source, shift = known.shift if isinstance(known.shift, tuple) else (known.stem[0], None)

@@ -15,7 +15,7 @@ from relprop.errors import UnknownOperationError
 from relprop.numerics import nonzero, tau
 from relprop.ops.base import Call, Expansion, Fact, Native, Op
 from relprop.ops.cuts import step
-from relprop.ops.normalised import moved
+from relprop.ops.normalised import masked, moved
 from relprop.ops.stem import stemmed
 from relprop.ops.table import op
 
@@ -79,6 +79,8 @@ def move(call: Call) -> Native:
     fact.gate, fact.inverse = first.gate, first.inverse
     if first.total is not None:
         fact.total = moved(call, first.total)
+    elif first.over is not None:
+        fact.over = moved(call, first.over)
     return Native(fact=fact)
 
 
@@ -313,15 +315,18 @@ def where(call: Call) -> Native | Expansion:
         share = lambda g: finite_product(torch.where(condition, 0.0, g), y)  # noqa: E731
     both = [t for t in (x, y) if isinstance(t, Tensor)]
     fact = _kept(call, *both) if len(both) == 2 else Fact()
+    if isinstance(x, Tensor) and isinstance(y, (int, float)) and y == 0:
+        fact = masked(call, x, condition) or fact
     return Native(share=share, fact=fact)
 
 
 @op("masked_fill")
 def masked_fill(call: Call) -> Native:
-    _, mask, value = call.bind("input mask value")
+    x, mask, value = call.bind("input mask value")
     if call.depends(value):
         return Native()
-    return Native(share=lambda g: finite_product(torch.where(mask, g, 0.0), value))
+    fact = masked(call, x, mask) if isinstance(value, (int, float)) and value == 0 else None
+    return Native(share=lambda g: finite_product(torch.where(mask, g, 0.0), value), fact=fact)
 
 
 @op(torch.linalg.solve_triangular, torch.linalg.solve)

@@ -25,7 +25,7 @@ _PLACERS = frozenset(
     "fill_diagonal index_add index_copy index_put index_fill scatter scatter_add masked_scatter put".split()
 )
 #: They add up in their target, of which something may be known then.
-_ADDERS = ("index_add", "scatter_add", "scatter_reduce")
+_ADDERS = ("index_add", "scatter_add", "scatter_reduce", "index_put")
 #: The functions of torch.nn.functional that take `inplace` last.
 _INPLACE_LAST = frozenset(
     "relu relu6 silu mish hardswish hardsigmoid elu selu celu leaky_relu rrelu hardtanh threshold dropout "
@@ -70,6 +70,11 @@ def inplace(rec: Recorder, call: SeenCall, entry: Any) -> Any:
     constant = not rec.graph.depends(target)
     if constant:  # what stands there absorbs its share
         args, kwargs = rec.graph.hold(args, kwargs, 0)
+    elif entry.name == "exp":  # what it is of is asked for where it is divided by its sum
+        with rec:
+            source = target.clone()
+        rec.facts.move(target, source)
+        args = (source, *args[1:])
     func = out_of_place(call.func)
     outer = rec.call(func, entry.name, args, kwargs)
     parsed = rec.parse(entry, outer)
@@ -148,6 +153,9 @@ def adopt(rec: Recorder, target: Tensor, result: Tensor) -> Tensor:
 
 def write(rec: Recorder, target: Tensor, result: Any) -> Any:
     if rec.graph.depends(target) and not rec.graph.depends(result):
+        if rec.graph.in_place and rec.boxes.free(target):
+            rec.facts.put(target.detach_().copy_(result), None)  # nothing is left of it
+            return target
         copy = TABLE.get(torch.Tensor.copy_)
         return _write_natively(rec, rec.call(torch.Tensor.copy_, "copy", (target, result), {}), copy, target)
     rec.boxes.before_write(target)

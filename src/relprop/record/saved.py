@@ -109,6 +109,14 @@ class Boxes:
         users: int = torch._C._storage_Use_Count(storage._cdata)  # `storage` is one
         return kept > 0 and users == kept + 2
 
+    def free(self, tensor: Tensor) -> bool:
+        """Whether nobody else holds the tensor's memory, once what is kept of it has memory of its own."""
+        if tensor._base is not None or tensor.layout is not torch.strided:
+            return False
+        self.before_write(tensor)
+        storage = tensor.untyped_storage()
+        return torch._C._storage_Use_Count(storage._cdata) == 2  # `storage` is one
+
     def stand_in(self, old: Tensor, new: Tensor) -> Callable[[], None]:
         """What is kept of `old` is from now on read from `new`. Returns what takes that back while `old` lives."""
         boxes = [b for r in self._sorted().pop(old.untyped_storage()._cdata, ()) if (b := r()) is not None]

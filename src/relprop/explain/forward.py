@@ -141,7 +141,8 @@ def record(
         return [t(output) if callable(t) and not isinstance(t, Tensor) else None for t in request.targets]
 
     output, selected = run(model, recorder, args, kwargs, chosen)
-    forward = Forward(recorder, args, kwargs, output, notes=notes)
+    sparse = tuple(f"input {name} is sparse: it is a constant" for name in recorder.leaves.sparse)
+    forward = Forward(recorder, args, kwargs, output, notes=(*notes, *sparse))
     if request.seed is not None:
         with outside_inference(), torch.set_grad_enabled(request.create_graph or torch.is_grad_enabled()):
             explained = output if request.start is None else start(recorder, request.start)
@@ -207,6 +208,8 @@ def _no_path(recorder: Recorder) -> str:
             f"torch has no derivative for {_listed(without)}.{further} Compute it by functions that have one, or give "
             f"it a rule: relprop.op({name!r})(parser); what a parser is: help(relprop.op)."
         )
+    if not recorder.leaves and recorder.leaves.sparse:
+        return start + "the inputs are sparse, and so constants. Give what is to be explained as a dense tensor."
     if not recorder.leaves:
         return start + (
             "the inputs hold integers alone and no embedding was called on them. "

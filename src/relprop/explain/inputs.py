@@ -84,6 +84,8 @@ def check_finite(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Raise for NaN or infinity among the inputs."""
 
     def visit(name: str, tensor: Tensor) -> Tensor:
+        if tensor.layout is not torch.strided:
+            return tensor
         if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
             raise InputError(f"input {name} holds {bad} entries that are NaN or infinite: clean it before explaining")

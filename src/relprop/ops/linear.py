@@ -35,7 +35,7 @@ def linear(call: Call) -> Op | Native | Expansion:
     a, w, b = call.bind("input weight bias", bias=None)
     if call.depends(w) or call.depends(b):
         return dependent_linear(call, a, w, b)
-    made = as_map(call, a, Dense(w, b))
+    made = as_map(call, a, Dense(w if w.layout is torch.strided else w.to_dense(), b))
     made.run = partial(dense, a, w, b)
     return made
 
@@ -112,6 +112,8 @@ def matmul(call: Call) -> Op | Native | Expansion:
 def _matmul(call: Call, x: Tensor, y: Tensor, bias: Tensor | None) -> Op | Native | Expansion:
     if call.depends(x) and call.depends(y):
         return product_of(call, x, y, torch.matmul, bias)
+    if (y if call.depends(x) else x).layout is not torch.strided:  # a graph's edges: as `torch.sparse.mm`, no map
+        return Native(form="reduce") if bias is None else Expansion(lambda: plus(torch.matmul(x, y), bias))
     if call.depends(x):
         return as_map(call, x, Matmul(y, bias, left=False))
     return as_map(call, y, Matmul(x, bias, left=True))

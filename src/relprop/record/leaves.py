@@ -16,6 +16,8 @@ from relprop.record.facts import Facts
 from relprop.record.scope import ModuleScope
 from relprop.record.tensors import tensors
 
+_SPARSE = frozenset((torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc))
+
 
 @dataclass
 class Leaf:
@@ -32,6 +34,7 @@ class Leaves:
     """The leaves of one forward, and the way from integer inputs to the embeddings that make leaves of them.
 
     tokens   whether integers were given, so that calls on constants have to be followed
+    sparse   the names of sparse inputs, which are constants
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Leaves:
         self._facts, self._scope, self._begin, self._link = facts, scope, begin, link
         self._found: list[Leaf] = []
         self._integers: list[Tensor] = []
+        self.sparse: list[str] = []
 
     def __iter__(self) -> Iterator[Leaf]:
         return iter(self._found)
@@ -53,6 +57,9 @@ class Leaves:
 
     def add(self, name: str, tensor: Tensor) -> Tensor:
         """Make a tensor of the arguments a leaf (or, of integers, the source of one). Returns what the model gets."""
+        if tensor.layout in _SPARSE:
+            self.sparse.append(name)
+            return tensor.detach()
         if not (tensor.is_floating_point() or tensor.is_complex()):
             copy = tensor.detach().clone() if tensor.is_inference() else tensor.view_as(tensor)
             self._facts.put_source(copy, name)

@@ -94,8 +94,10 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
         x, y = torch.broadcast_tensors(x, y)
     if x.ndim == 1:
         return torch.dot(x, y)
-    if x.stride() == y.stride() and not x.is_contiguous():  # in the order in which they lie in memory: no copies
-        order = sorted(range(x.ndim), key=x.stride, reverse=True)
+    if not (x.is_contiguous() and y.is_contiguous()):
+        if x.stride() != y.stride():  # to lay them out alike would be two copies
+            return (x * y).sum()
+        order = sorted(range(x.ndim), key=x.stride, reverse=True)  # as they lie in memory
         x, y = x.permute(order), y.permute(order)
     return torch.dot(x.reshape(-1), y.reshape(-1))
 
@@ -123,6 +125,13 @@ def vjp(function: Callable[..., Tensor], operands: Sequence[Tensor], g: Tensor) 
         given = [x.view_as(x) if recorded and x.requires_grad else x.detach().requires_grad_() for x in operands]
         y = function(*given)
     return torch.autograd.grad(y, given, g, create_graph=recorded)
+
+
+def multiple(times: float, x: Tensor, y: Tensor) -> Tensor:
+    """`times * x * y`, in one pass where no derivative is wanted."""
+    if torch.is_grad_enabled():
+        return x * y if times == 1 else times * x * y
+    return x * y if times == 1 else torch.addcmul(x.new_zeros(()), x, y, value=times)
 
 
 def reduce_to(g: Tensor, shape: torch.Size) -> Tensor:

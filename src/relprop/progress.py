@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import ClassVar, TextIO, TypeVar
+from typing import Any, ClassVar, TextIO, TypeVar
 
 T = TypeVar("T")
 
@@ -30,6 +30,8 @@ class Progress:
     delay = 1.0
     tick = 0.2
     _open: ClassVar[list[Progress]] = []
+    #: The stream that was asked last, and whether it is a terminal: asking is a call of the system.
+    _asked: ClassVar[tuple[Any, bool]] = (None, False)
     _thread: ClassVar[threading.Thread | None] = None
 
     def __init__(self, total: int = 0, stream: TextIO | None = None, text: str = "") -> None:
@@ -39,8 +41,11 @@ class Progress:
         self._text = text
 
     def __enter__(self) -> Progress:
-        # A program without a console has no standard error.
-        self._shown = self._stream is not None and self._stream.isatty()
+        stream, terminal = Progress._asked
+        if stream is not self._stream:  # a program without a console has no standard error
+            terminal = self._stream is not None and self._stream.isatty()
+            Progress._asked = self._stream, terminal
+        self._shown = terminal
         if self._shown:
             self._begun = time.monotonic()
             self._width = 0

@@ -116,6 +116,10 @@ HAND_WRITTEN: dict[str, tuple[Function, Function]] = {
         lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0)))),
         lambda x: functional.gelu(x, approximate="tanh"),
     ),
+    "NewGELU, kept in its type": (
+        lambda x: x * (0.5 + 0.5 * torch.tanh(0.7978845608028654 * (x + 0.044715 * x**3)).to(x.dtype)),
+        lambda x: functional.gelu(x, approximate="tanh"),
+    ),
     "GELU of products": (
         lambda x: x * 0.5 * (1.0 + torch.tanh(x * 0.7978845608028654 * (1.0 + 0.044715 * x * x))),
         lambda x: functional.gelu(x, approximate="tanh"),
@@ -190,6 +194,16 @@ def test_hand_written_at_special_values(name: str) -> None:
     if "softmax" not in name and "ReLU" not in name:
         carries = named(x) != 0  # a hard swish is flat zero below -3
         assert_close(found[carries], relevance[carries], 1e-8, "relevance stays where it is")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_silu_far_out(dtype: torch.dtype) -> None:
+    """`g sigmoid(x)` wherever x stands; the derivatives of other functions round to it at most."""
+    x = torch.tensor([[-500.0, -88.0, -41.0, -20.0, -1e-3, 1e-3, 19.5, 20.5, 39.5, 40.5, 88.0, 500.0]], dtype=dtype)
+    explanation = rp.LRP(nn.SiLU(), rp.AttnLRP()).explain(x, target=(slice(None),), layers="")
+    assert_close(explanation.gradients[""], torch.ones_like(x), 0.0)
+    rounding = 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(explanation.relevance, x * torch.sigmoid(x), rtol=rounding, atol=1e-37)
 
 
 # -- norms --

@@ -151,7 +151,7 @@ def _gradient(values: Tensor, mask: Tensor, seed: Any, whole: bool = False) -> T
 def _ones(tensor: Tensor, target: Target) -> tuple[Tensor, Any]:
     """One at the entries of the output that are explained, zero at the others."""
     shape = tuple(tensor.shape)
-    mask = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
+    mask = tensor.new_zeros(shape)
     if target is None:
         if tensor.ndim == 2:
             target = tensor.detach().argmax(1)

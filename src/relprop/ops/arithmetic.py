@@ -133,12 +133,7 @@ def multiplied(call: Call, x: Tensor, y: Tensor) -> Op | Native:
     if inverse is not None:
         factor, moving = call.constant((x, y)[inverse]), (y, x)[inverse]
         return Native(form="scale", run=lambda moving: torch.mul(moving, factor), operands=(moving,))
-    made = Product(
-        lambda g, u, v: (g * v).sum_to_size(u.shape),
-        lambda g, u, v: (g * u).sum_to_size(v.shape),
-        gate_of(call, x, y),
-        elementwise=True,
-    )
+    made = Product(gate=gate_of(call, x, y))
     made.kind = "routing" if routed(call, x, y) else "product"
     made.operands, made.run = (x, y), call.run
     made.fact = Fact()

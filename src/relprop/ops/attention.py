@@ -126,7 +126,13 @@ class Entrance(Op):
         for x, g, share, times, mask in zip(operands, gs, self.shares, self.times, self.masks, strict=True):
             if times and g is not None:
                 books.add("excess", _masked_product(x, g) if mask else dot(x, g), -share * times)
-        return tuple(g if g is None or s == 1 else g * s for g, s in zip(gs, self.shares, strict=True))
+        return tuple(map(self._part, gs, self.shares, self.masks))
+
+    def _part(self, g: Tensor | None, share: float, mask: bool) -> Tensor | None:
+        """What the kernel's backward made of queries, keys and values is nobody else's."""
+        if g is None or share == 1:
+            return g
+        return g * share if mask or torch.is_grad_enabled() else g.mul_(share)
 
 
 def _masked_product(value: Tensor, gradient: Tensor) -> Tensor:

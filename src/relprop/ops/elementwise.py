@@ -19,7 +19,7 @@ class Elementwise(Op):
 
     degree_one   f(t x) = t f(x) for t > 0: the native gradient already carries the relevance
     at_zero      the limit of f(x)/x at 0, where f(0) = 0
-    ratio        f(x)/x in closed form, where one is known: then `y` need not be kept
+    times        g f(x)/x from g and x in closed form, where one is known: then `y` need not be kept
     quotient     f(x)/x from x and y, where it is formed in the forward and kept instead of both
     """
 
@@ -32,9 +32,9 @@ class Elementwise(Op):
         name: str,
         degree_one: bool = False,
         at_zero: float = 1.0,
-        ratio: Callable[[Tensor], Tensor] | None = None,
+        times: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
-        self.name, self.degree_one, self.at_zero, self.ratio = name, degree_one, at_zero, ratio
+        self.name, self.degree_one, self.at_zero, self.times = name, degree_one, at_zero, times
 
     def keep(self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor]) -> Kept:
         if self.quotient is not None and rule.by_quotient and not self.carrying:
@@ -72,8 +72,15 @@ _FUNCTIONS: dict[str, tuple[float, bool]] = {
 }  # fmt: skip
 
 
-#: f(x)/x in closed form.
-_RATIOS: dict[str, Callable[[Tensor], Tensor]] = {"silu": torch.sigmoid}
+def _times_sigmoid(g: Tensor, x: Tensor) -> Tensor:
+    """`g sigmoid(x)`, which is what the derivative of softplus gives in one pass. From 40 on a sigmoid rounds to 1."""
+    if torch.is_grad_enabled() or g.dtype != x.dtype:
+        return g * torch.sigmoid(x)
+    return torch.ops.aten.softplus_backward(g, x, 1, 40)
+
+
+#: g f(x)/x in closed form.
+_TIMES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"silu": _times_sigmoid}
 #: f(x)/x from x and f(x), where that costs less.
 _QUOTIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gelu": lambda x, y: (y / x).nan_to_num_(nan=0.5),
@@ -116,8 +123,8 @@ def function(call: Call) -> Op | Native | Expansion:
     root = chain_root(call, x)
     single = root is x
     made = attach(call, root, nonneg, at_zero)
-    if single and call.name in _RATIOS:
-        made.ratio = _RATIOS[call.name]
+    if single and call.name in _TIMES:
+        made.times = _TIMES[call.name]
     elif single and call.name in _QUOTIENTS:
         made.quotient = _QUOTIENTS[call.name]
     assert made.fact is not None

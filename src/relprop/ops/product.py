@@ -21,7 +21,7 @@ class Product(Op):
 
     gate     which operand is the gate (0 or 1), known from where it came from, or None
     part     what each factor gets where they share equally
-    left, right   the gradients with respect to x and y, from g
+    left, right   the gradients with respect to x and y, from g; None where the product is element by element
     """
 
     family = "product"
@@ -30,12 +30,12 @@ class Product(Op):
 
     def __init__(
         self,
-        left: Callable[[Tensor, Tensor, Tensor], Tensor],
-        right: Callable[[Tensor, Tensor, Tensor], Tensor],
+        left: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+        right: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
         gate: int | None = None,
-        elementwise: bool = False,
     ) -> None:
-        self.left, self.right, self.gate, self.elementwise = left, right, gate, elementwise
+        self.left, self.right, self.gate = left, right, gate
+        self.elementwise = left is None
 
     def pull(
         self,

@@ -241,6 +241,8 @@ class Recorder(TorchFunctionMode):
             result = self.graph.natively(call, native.run, native.operands if native.run else (), native.share)
         if call.name in SAME and isinstance(result, Tensor):
             self.dtypes.add(result.dtype)
+            if call.args and result is call.args[0]:  # nothing was to be changed: what is known of it stays
+                return result
         self._note(result, native.fact, seen)
         return result
 

@@ -68,7 +68,7 @@ class ModuleScope:
         self._stack.append((module, self.paths))
         names = self._names.get(module)
         if names is not None:
-            self.paths = tuple(names)
+            self.paths = names
         given = None
         if self._tap is not None and self.inside is None and names is not None:
             given = args = self._tap_given(module, args)
@@ -98,7 +98,7 @@ class ModuleScope:
             if left is module:
                 break
         if self._tap is not None and output is not None and module in self._names:
-            tapped = self._tap("output", tuple(self._names[module]), output)
+            tapped = self._tap("output", self._names[module], output)
             return handed_on if tapped is None else tapped
         return handed_on
 
@@ -111,7 +111,7 @@ class ModuleScope:
     def _tap_given(self, module: nn.Module, args: Any) -> Any:
         """What a module is given, by position and by keyword."""
         assert self._tap is not None
-        names = tuple(self._names[module])
+        names = self._names[module]
         keywords = _keywords(module)
         tapped = self._tap("input", names, (*args, *keywords.values()))
         if tapped is None:
@@ -141,22 +141,22 @@ def _keywords(module: nn.Module) -> dict[str, Any]:
     return {}
 
 
-def _names(model: nn.Module) -> dict[nn.Module, list[str]]:
+def _names(model: nn.Module) -> dict[nn.Module, tuple[str, ...]]:
     """The paths of every module, as `named_modules(remove_duplicate=False)` gives them."""
-    found: dict[nn.Module, list[str]] = {}
+    found: dict[nn.Module, tuple[str, ...]] = {}
     stack = [("", model)]
     while stack:
         name, module = stack.pop()
-        found.setdefault(module, []).append(name)
+        found[module] = (*found[module], name) if module in found else (name,)
         prefix = f"{name}." if name else ""
         stack.extend((prefix + key, part) for key, part in reversed(module._modules.items()) if part is not None)
     return found
 
 
-def _refuse_tracking(module: nn.Module, names: dict[nn.Module, list[str]]) -> None:
+def _refuse_tracking(module: nn.Module, names: dict[nn.Module, tuple[str, ...]]) -> None:
     """A norm that would follow its batch's statistics: refused before it runs, for it changes itself."""
     if isinstance(module, _NormBase) and module.track_running_stats:
-        path = names.get(module, [""])[0]
+        path = names.get(module, ("",))[0]
         raise ModelStateError(
             f"{type(module).__name__} {path!r} is in training mode, on the statistics of the batch: an item's "
             "relevance would depend on the others, and the model would change. Call model.eval() first."

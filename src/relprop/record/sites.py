@@ -37,36 +37,35 @@ class Sites:
         self.composite, self.carry = composite, carry
         self.positions = Positions(composite.census, totals)
         self._scope, self._facts = scope, facts
-        self._found: list[tuple[Site, Decision, bool]] = []
-        self._calls: dict[tuple[tuple[str, ...], str], int] = {}
-        self._replayed: dict[tuple[tuple[str, ...], str], int] | None = None
+        self._sites: list[Site] = []
+        self._decisions: list[Decision] = []
+        self._carrying: list[bool] = []
+        self._calls: dict[str, int] = {}
+        self._replayed: dict[str, int] | None = None
         self._memory: dict[tuple[tuple[str, ...], str, int], tuple[Site, Decision, bool]] = {}
         self._all_entries = frozenset(hash(e) for e in self.positions.entries)
 
     def __iter__(self) -> Iterator[tuple[Site, Decision]]:
-        return ((site, decision) for site, decision, _ in self._found)
+        return zip(self._sites, self._decisions, strict=True)
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._sites)
 
     def columns(self) -> tuple[tuple[Site, ...], tuple[Decision, ...]]:
         """All sites, and the decision for each."""
-        if not self._found:
-            return (), ()
-        sites, decisions, _ = zip(*self._found, strict=True)
-        return sites, decisions
+        return tuple(self._sites), tuple(self._decisions)
 
     def here(self, kind: str, name: str, family: str, count: bool = True) -> Site:
         """The site of a call in the running module; `count`: it is to be the next of its name."""
         paths = self._scope.paths
-        key = (paths, name)
+        key = f"{paths[0]}.{name}"
         call = self._calls.get(key, 0)
         if count:
             self._calls[key] = call + 1
         if self._replayed is not None:
             call %= max(self._replayed.get(key, 1), 1)
         module = self._scope.module
-        return Site(paths, type(module) if module else None, kind, name, family, len(self._found), call)
+        return Site(paths, type(module) if module else None, kind, name, family, len(self._sites), call)
 
     def decide(self, op: Op, name: str, seen: frozenset[int]) -> tuple[Site, Decision, frozenset[int]]:
         """The site, its rule, and what lies below its output. A recomputation gets what the first pass gave."""
@@ -80,7 +79,9 @@ class Sites:
         decision = self._decision(site)
         if site.entry and self.carry == "entry":
             op.carrying = False
-        self._found.append((site, decision, op.carrying))
+        self._sites.append(site)
+        self._decisions.append(decision)
+        self._carrying.append(op.carrying)
         return site, decision, seen
 
     def _decision(self, site: Site) -> Decision:
@@ -96,7 +97,8 @@ class Sites:
     def replay(self) -> None:
         """What is met from now on is computed again."""
         self._replayed = dict(self._calls)
-        self._memory = {(found[0].paths, found[0].name, found[0].call): found for found in self._found}
+        met = zip(self._sites, self._decisions, self._carrying, strict=True)
+        self._memory = {(found[0].paths, found[0].name, found[0].call): found for found in met}
 
     def carrying(self, seen: frozenset[int]) -> bool:
         """Whether relevance may stand on zeros above which these entries lie."""

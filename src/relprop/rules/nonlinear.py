@@ -45,15 +45,12 @@ class Identity(Rule):
         return as_is if isinstance(op, Elementwise) and op.degree_one and not op.carrying else None
 
     def keeps(self, op: Any) -> tuple[bool, bool]:
-        closed = getattr(op, "ratio", None) is not None or getattr(op, "quotient", None) is not None
+        closed = getattr(op, "times", None) is not None or getattr(op, "quotient", None) is not None
         return True, op.carrying or not closed
 
     def elementwise(self, op: Elementwise, x: Tensor, y: Tensor | None, g: Tensor, books: Books) -> Tensor:
         if y is None:
-            if op.ratio is None:
-                return g * x  # the quotient, which was kept in its place
-            ratio = op.ratio(x)
-            return g * ratio if torch.is_grad_enabled() or ratio.dtype != g.dtype else ratio.mul_(g)
+            return g * x if op.times is None else op.times(g, x)  # `x` is the quotient, which was kept in its place
         if op.carrying:
             ratio = nonzero(y) / nonzero(x)
         else:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from relprop.numerics import Epsilons, check_epsilon, check_number, dot, nonzero, reduce_to, stabiliser
+from relprop.numerics import Epsilons, check_epsilon, check_number, dot, multiple, nonzero, reduce_to, stabiliser
 from relprop.ops.arithmetic import Sum
 from relprop.ops.base import Books
 from relprop.ops.pool import Pool
@@ -136,7 +136,11 @@ class Half(Rule):
     home: ClassVar[tuple[str, ...]] = ("product",)
 
     def native(self, op: Any) -> Callable[[Tensor], Tensor] | None:
-        return None if op.carrying else lambda g: g * op.part
+        entrywise = isinstance(op, Product) and op.elementwise  # there the half costs no pass of its own
+        return None if op.carrying or entrywise else lambda g: g * op.part
+
+    def keeps(self, op: Any) -> tuple[bool, bool]:
+        return True, op.carrying
 
     def product(self, op: Product, operands: Sequence[Tensor], z: Tensor, g: Tensor, books: Books) -> Pulled:
         return _split(op, operands, z, g, (0.5, 0.5), books)
@@ -152,6 +156,11 @@ def _split(
         return tuple(
             reduce_to(relevance * p / nonzero(t).expand_as(z), t.shape) if p else None
             for p, t in zip(parts, operands, strict=True)
+        )
+    if op.left is None or op.right is None:
+        return tuple(
+            reduce_to(multiple(p, g, t), u.shape) if p else None
+            for p, t, u in zip(parts, (y, x), operands, strict=True)
         )
     if op.carrying:
         books.add("epsilon", dot(g, nonzero(z) - z))

@@ -12,7 +12,7 @@ import torch
 from relprop.record.books import ENTRIES
 
 #: The unexplained share that is tolerated, relative to the sum of absolute relevance.
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.1}
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.1, torch.complex64: 1e-3}
 #: A site that lost less than this part of what is missing did not lose it.
 _ROUNDING = 1e-3
 _MOST = 12  # functions that a message names

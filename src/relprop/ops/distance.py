@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from relprop.numerics import dot, vjp
-from relprop.ops.base import Call, Expansion, Native
+from relprop.ops.base import Call, Expansion, Native, Op
+from relprop.ops.cuts import step
 from relprop.ops.table import op
 
 
@@ -21,8 +22,10 @@ def distance(call: Call) -> Expansion:
 
 
 @op("cdist", "pdist")
-def distances(call: Call) -> Native:
+def distances(call: Call) -> Op | Native | Expansion:
     """Norms of differences: of degree one in both tensors, so one that is constant absorbs its own share."""
+    if call.bind("x1 x2 p" if call.name == "cdist" else "input p", p=2.0)[-1] == 0:
+        return step(call)  # a count
     if call.name == "pdist":
         return Native()
     x, y = call.bind("x1 x2")

@@ -68,7 +68,10 @@ _FUNCTIONS: dict[str, tuple[float, bool]] = {
     "ndtr": (1.0, True), "log_ndtr": (1.0, False), "sinc": (1.0, False), "logit": (1.0, False), "xlogy": (0.0, False),
     "lgamma": (1.0, False), "digamma": (1.0, False), "i0": (1.0, True), "erfinv": (0.886226925452758, False),
     "atan2": (1.0, False), "arctan": (1.0, False), "arcsin": (1.0, False), "arcsinh": (1.0, False),
-    "logaddexp": (1.0, False), "rpow": (1.0, False),
+    "arctan2": (1.0, False), "arccos": (1.0, True), "arccosh": (1.0, True), "arctanh": (1.0, False),
+    "logaddexp": (1.0, False), "logaddexp2": (1.0, False), "rpow": (1.0, False), "erfcx": (1.0, True),
+    "ndtri": (1.0, False), "i0e": (1.0, True), "i1": (0.5, False), "i1e": (0.5, False), "gammaln": (1.0, False),
+    "psi": (1.0, False), "xlog1py": (0.0, False),
 }  # fmt: skip
 
 
@@ -148,8 +151,11 @@ def _one_moving(call: Call, x: Tensor) -> Any:
 
 
 @op("relu", "leaky_relu", "prelu", "rrelu", "abs", "absolute")
-def degree_one(call: Call) -> Op | Native:
+def degree_one(call: Call) -> Op | Native | Expansion:
     x = call.args[0] if call.args else call.kwargs["input"]
+    if call.name == "prelu" and call.depends(slope := call.bind("input weight")[1]):
+        shape = [-1 if d == min(1, x.ndim - 1) else 1 for d in range(x.ndim)]
+        return Expansion(lambda: torch.where(x > 0, x, x * (slope.reshape(shape) if slope.ndim else slope)))
     nonneg = call.name in ("relu", "abs", "absolute")
     root = chain_root(call, x)
     if root is not x:

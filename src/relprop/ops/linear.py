@@ -14,7 +14,15 @@ from relprop.numerics import without_autocast
 from relprop.ops.base import Call, Expansion, Native, Op
 from relprop.ops.convolution import Conv
 from relprop.ops.maps import Dense, Einsum, LinearMap, Matmul, dense
-from relprop.ops.product import dependent_conv, dependent_linear, einsum_product, kernel_form, plus, product_of
+from relprop.ops.product import (
+    dependent_conv,
+    dependent_linear,
+    einsum_product,
+    kernel_form,
+    plus,
+    product_of,
+    spelled_out,
+)
 from relprop.ops.table import op
 
 
@@ -160,7 +168,7 @@ def einsum(call: Call) -> Op | Native | Expansion:
         return Expansion(lambda: torch.einsum(*_sublists(equation, operands)))
     moving = [i for i, x in enumerate(operands) if call.depends(x)]
     if len(moving) > 1:
-        return einsum_product(call, equation, operands, moving)
+        return einsum_product(call, equation, operands)
     at = moving[0]
     if len(operands) == 1:
         return Native(form="reduce")
@@ -169,16 +177,15 @@ def einsum(call: Call) -> Op | Native | Expansion:
         if at == 0:
             return as_map(call, operands[0], Einsum(other, lambda a, w: torch.einsum(equation, a, w)))
         return as_map(call, operands[1], Einsum(other, lambda a, w: torch.einsum(equation, w, a)))
-    fixed = [x for i, x in enumerate(operands) if i != at]
-    return as_map(call, operands[at], _many(equation, fixed, at))
+    return as_map(call, operands[at], _many(equation, operands, at))
 
 
-def _many(equation: str, fixed: list[Tensor], at: int) -> Einsum:
+def _many(equation: str, operands: list[Tensor], at: int) -> Einsum:
     """Several constants: their product is the map's weight, so that rules see the signs of the whole entry."""
-    left, _, out = equation.replace(" ", "").partition("->")
-    terms = left.split(",")
+    terms, out = spelled_out(equation, operands)
     rest = [t for i, t in enumerate(terms) if i != at]
-    letters = "".join(dict.fromkeys("".join(rest)))
+    fixed = [x for i, x in enumerate(operands) if i != at]
+    letters = "".join(c for c in dict.fromkeys("".join(rest)) if c in terms[at] or c in out)
     with without_autocast():
         weight = torch.einsum(",".join(rest) + "->" + letters, *fixed)
     joined = f"{terms[at]},{letters}->{out}"
@@ -211,6 +218,13 @@ def tensordot(call: Call) -> Op | Native | Expansion:
 @op("bilinear")
 def bilinear(call: Call) -> Op | Native | Expansion:
     x, y, w, b = call.bind("input1 input2 weight bias", bias=None)
+    if call.depends(w) or call.depends(b):
+
+        def run() -> Tensor:
+            z = torch.einsum("...i,oij,...j->...o", x, w, y)
+            return z if b is None else plus(z, b)
+
+        return Expansion(run)
     if call.depends(x) and call.depends(y):
         return product_of(call, x, y, lambda u, v: F.bilinear(u, v, w), b)
     if call.depends(x):

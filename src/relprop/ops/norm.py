@@ -82,9 +82,26 @@ def _made(call: Call, x: Tensor, norm: Norm) -> Norm:
     return norm
 
 
+def _alone(call: Call, weight: Any, bias: Any, norm: Callable[[], Tensor], channels: bool = True) -> Expansion | None:
+    """A norm whose scale or shift depends on the input: by itself, then a product and a sum."""
+    if not (call.depends(weight) or call.depends(bias)):
+        return None
+
+    def run() -> Tensor:
+        y = norm()
+        w, b = (_per_channel(t, y) if channels else t for t in (weight, bias))
+        y = y if w is None else y * w
+        return y if b is None else y + b
+
+    return Expansion(run)
+
+
 @op("layer_norm", "native_layer_norm")
-def layer_norm(call: Call) -> Op:
+def layer_norm(call: Call) -> Op | Expansion:
     x, shape, weight, bias, eps = call.bind("input normalized_shape weight bias eps", weight=None, bias=None, eps=1e-5)
+    bare = lambda: torch.nn.functional.layer_norm(x, shape, None, None, eps)  # noqa: E731
+    if call.name == "layer_norm" and (parts := _alone(call, weight, bias, bare, channels=False)) is not None:
+        return parts
     dims = tuple(range(-len(tuple(shape)), 0))
     native = lambda u: torch.nn.functional.layer_norm(u, shape, weight, bias, eps)  # noqa: E731
     made = _made(call, x, Norm(dims, eps, weight, bias, True, native))
@@ -99,8 +116,11 @@ def layer_norm(call: Call) -> Op:
 
 
 @op("rms_norm")
-def rms_norm(call: Call) -> Op:
+def rms_norm(call: Call) -> Op | Expansion:
     x, shape, weight, eps = call.bind("input normalized_shape weight eps", weight=None, eps=None)
+    bare = lambda: torch.nn.functional.rms_norm(x, shape, None, eps)  # noqa: E731
+    if (parts := _alone(call, weight, None, bare, channels=False)) is not None:
+        return parts
     eps = torch.finfo(torch.float32 if x.dtype in HALF else x.dtype).eps if eps is None else eps  # as the kernel has it
     dims = tuple(range(-len(tuple(shape)), 0))
     native = lambda u: torch.nn.functional.rms_norm(u, shape, weight, eps)  # noqa: E731
@@ -112,8 +132,11 @@ def _per_channel(value: Tensor | None, x: Tensor) -> Tensor | None:
 
 
 @op("group_norm")
-def group_norm(call: Call) -> Op:
+def group_norm(call: Call) -> Op | Expansion:
     x, groups, weight, bias, eps = call.bind("input num_groups weight bias eps", weight=None, bias=None, eps=1e-5)
+    bare = lambda: torch.nn.functional.group_norm(x, groups, None, None, eps)  # noqa: E731
+    if (parts := _alone(call, weight, bias, bare)) is not None:
+        return parts
     native = lambda u: torch.nn.functional.group_norm(u, groups, weight, bias, eps)  # noqa: E731
     return _made(call, x, Norm((-1,), eps, _per_channel(weight, x), _per_channel(bias, x), True, native, int(groups)))
 
@@ -126,6 +149,9 @@ def instance_norm(call: Call) -> Op | Expansion:
     )  # fmt: skip
     if not use_input:
         return Expansion(lambda: torch.nn.functional.batch_norm(x, mean, var, weight, bias, False, momentum, eps))
+    bare = lambda: torch.nn.functional.instance_norm(x, None, None, None, None, True, momentum, eps)  # noqa: E731
+    if (parts := _alone(call, weight, bias, bare)) is not None:
+        return parts
     native = lambda u: torch.nn.functional.instance_norm(u, None, None, weight, bias, True, momentum, eps)  # noqa: E731
     dims = tuple(range(2 - x.ndim, 0))
     return _made(call, x, Norm(dims, eps, _per_channel(weight, x), _per_channel(bias, x), True, native))
@@ -142,7 +168,7 @@ def divided(call: Call) -> Op:
 
 
 @op("batch_norm")
-def batch_norm(call: Call) -> Op | Native:
+def batch_norm(call: Call) -> Op | Native | Expansion:
     x, mean, var, weight, bias, training, _, eps = call.bind(
         "input running_mean running_var weight bias training momentum eps",
         running_mean=None, running_var=None, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5,
@@ -152,6 +178,9 @@ def batch_norm(call: Call) -> Op | Native:
             "batch norm on the statistics of the batch: an item's relevance would depend on the others. "
             "Call model.eval() first (a BatchNorm without running statistics cannot be explained)."
         )
+    bare = lambda: torch.nn.functional.batch_norm(x, mean, var, None, None, False, 0.0, eps)  # noqa: E731
+    if (parts := _alone(call, weight, bias, bare)) is not None:
+        return parts
     scale = torch.rsqrt(var + eps)
     if weight is not None:
         scale = scale * weight

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relprop.errors import UnknownOperationError
 from relprop.numerics import dot, vjp
 from relprop.ops.base import Call, Fact, Native, Share
 from relprop.ops.normalised import segmented
@@ -32,7 +33,12 @@ def placed(call: Call) -> Native:
 def reduced(call: Call) -> Native:
     """Sums, averages and extremes of what comes to one entry."""
     reduce = call.bind("input dim index src reduce", src=call.kwargs.get("source"))[4]
-    if not _constants(call) or reduce == "prod":
+    if reduce == "prod":
+        raise UnknownOperationError(
+            f"{call.name}: products by an index have no rule. Give the module around it one: "
+            "relprop.register_module(TheModule, 'gradient')"
+        )
+    if not _constants(call):
         return Native(form="reduce")
     fact = segmented(call) if reduce == "sum" else None
     share = _won(call) if reduce in ("amax", "amin") else _added(call)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -96,21 +98,29 @@ def product_of(
     return made
 
 
-def einsum_product(call: Call, equation: str, operands: Sequence[Any], moving: list[int]) -> Op | Native | Expansion:
+def spelled_out(equation: str, operands: Sequence[Tensor]) -> tuple[list[str], str]:
+    """The letters of every operand and of the result: dots are letters too, and a result is always said."""
+    left, arrow, out = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    more = [x.ndim - len(t) + 3 if "..." in t else 0 for t, x in zip(terms, operands, strict=True)]
+    dots = "".join([c for c in string.ascii_letters if c not in equation][: max(more)])
+    if not arrow:
+        out = ("..." if dots else "") + "".join(sorted(c for c in set(left) if c.isalpha() and left.count(c) == 1))
+    spelled = [t.replace("...", dots[len(dots) - n :]) for t, n in zip(terms, more, strict=True)]
+    return spelled, out.replace("...", dots)
+
+
+def einsum_product(call: Call, equation: str, operands: Sequence[Any]) -> Op | Native | Expansion:
     """Two or more operands depend on the input: constants are joined, three become two products."""
     if len(operands) == 2:
         return product_of(call, operands[0], operands[1], lambda u, v: torch.einsum(equation, u, v), None)
-    left, _, out = equation.replace(" ", "").partition("->")
-    terms = left.split(",")
-    if "->" not in equation:
-        letters = sorted({c for c in left if c.isalpha() and left.count(c) == 1})
-        out = "".join(letters)
+    terms, out = spelled_out(equation, operands)
 
     def run() -> Tensor:
         value, term = operands[0], terms[0]
         for i in range(1, len(operands)):
             rest = set("".join(terms[i + 1 :]) + out)
-            keep = "".join(c for c in dict.fromkeys(term + terms[i]) if c in rest and c.isalpha())
+            keep = "".join(c for c in dict.fromkeys(term + terms[i]) if c in rest)
             last = i == len(operands) - 1
             value = torch.einsum(f"{term},{terms[i]}->{out if last else keep}", value, operands[i])
             term = keep
@@ -148,6 +158,19 @@ def dependent_conv(call: Call, a: Tensor, w: Tensor, b: Tensor | None) -> Op | N
         tail = (1,) * (w.ndim - 2)
         return Expansion(lambda: plus(form(a, w), b.reshape(-1, *tail)))
     return product_of(call, a, w, form, None)
+
+
+@op("vecdot")
+def vecdot(call: Call) -> Expansion:
+    x, y, dim = call.bind("x y dim", dim=-1)
+    return Expansion(lambda: ((x.conj() if x.is_complex() else x) * y).sum(dim))
+
+
+@op("chain_matmul", "multi_dot")
+def chain(call: Call) -> Expansion:
+    """One product after the other."""
+    factors = call.args[0] if isinstance(call.args[0], (list, tuple)) else call.args
+    return Expansion(lambda: reduce(torch.matmul, factors))
 
 
 @op("outer", "ger")

@@ -145,12 +145,12 @@ def gumbel(call: Call) -> Expansion:
     logits, tau, hard, _, dim = call.bind("logits tau hard eps dim", tau=1, hard=False, eps=1e-10, dim=-1)
 
     def run() -> Tensor:
-        noise = -torch.empty_like(logits.detach()).exponential_().log()
+        noise = -torch.empty_like(call.constant(logits)).exponential_().log()
         soft = torch.softmax((logits + noise) / tau, dim)
         if not hard:
             return soft
         index = soft.max(dim, keepdim=True)[1]
-        one_hot = torch.zeros_like(soft.detach()).scatter_(dim, index, 1.0)
-        return one_hot - call.constant(soft) + soft
+        fixed = call.constant(soft)
+        return torch.zeros_like(fixed).scatter_(dim, index, 1.0) - fixed + soft
 
     return Expansion(run)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from relprop.errors import UnknownOperationError
-from relprop.numerics import nonzero, tau
+from relprop.numerics import dot, nonzero, tau
 from relprop.ops.base import Call, Expansion, Fact, Native, Op
 from relprop.ops.cuts import step
 from relprop.ops.normalised import masked, moved
@@ -32,7 +32,7 @@ MOVES = (
     "max_unpool1d", "max_unpool2d", "max_unpool3d", "type_as", "cpu", "cuda", "meshgrid",
 )  # fmt: skip
 #: The same entries one by one: a chain of elementwise calls goes through them.
-SAME = ("clone", "to", "float", "double", "half", "bfloat16", "type", "positive")
+SAME = ("clone", "to", "float", "double", "half", "bfloat16", "cfloat", "cdouble", "type", "positive")
 #: Sums and averages with non-negative weights.
 AVERAGES = ("mean", "nansum", "nanmean", "cumsum", "trace", "fold", "col2im", "segment_reduce", "sum_to_size")
 #: Linear with weights of either sign.
@@ -122,6 +122,17 @@ def dropout(call: Call) -> Native:
             "random. Call model.eval() first."
         )
     return Native(fact=call.fact(x) or Fact())
+
+
+@op("complex")
+def joined_parts(call: Call) -> Native:
+    """Real and imaginary parts put together: a constant one absorbs its share."""
+    real, imag = call.bind("real imag")
+    if call.depends(real) and call.depends(imag):
+        return Native()
+    if call.depends(real):
+        return Native(share=lambda g: dot(imag, g.imag))
+    return Native(share=lambda g: dot(real, g.real))
 
 
 @op(*AVERAGES)
@@ -324,7 +335,7 @@ def where(call: Call) -> Native | Expansion:
 def masked_fill(call: Call) -> Native:
     x, mask, value = call.bind("input mask value")
     if call.depends(value):
-        return Native()
+        return Native(share=None if call.depends(x) else lambda g: finite_product(torch.where(mask, 0.0, g), x))
     fact = masked(call, x, mask) if isinstance(value, (int, float)) and value == 0 else None
     return Native(share=lambda g: finite_product(torch.where(mask, g, 0.0), value), fact=fact)
 

@@ -34,7 +34,7 @@ _INPLACE_LAST = frozenset(
 
 
 def is_inplace(call: SeenCall, entry: Any) -> bool:
-    if entry.inplace or entry.name in WRITERS or (call.kwargs and call.kwargs.get("inplace")):
+    if entry.inplace or entry.name == "setitem" or (call.kwargs and call.kwargs.get("inplace")):
         return True
     return len(call.args) > 1 and call.args[-1] is True and _positional(call)
 
@@ -48,7 +48,7 @@ def written(func: Any, entry: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         changes = name.endswith("_") and not name.endswith("__")
     else:
         asked = entry.name in _INPLACE_LAST and (kwargs.get("inplace") or any(a is True for a in args[-1:]))
-        changes = entry.inplace or entry.name in WRITERS or asked
+        changes = entry.inplace or entry.name == "setitem" or asked
     target = args[0] if args else kwargs.get("input")
     return target if changes and isinstance(target, Tensor) else None
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from relprop.errors import UnknownOperationError
 from relprop.numerics import unmasked, vjp
 
 Share = Callable[[Tensor], Tensor]
@@ -196,6 +197,13 @@ class Call(Protocol):
     def fact(self, tensor: Tensor) -> Fact | None: ...
     def bind(self, names: str, **defaults: Any) -> list[Any]: ...
     def run(self) -> Any: ...
+
+
+def without_rule(call: Call, what: str) -> UnknownOperationError:
+    """The error for a form of a call that has no rule, where others have."""
+    return UnknownOperationError(
+        f"{call.name}: {what}. Give the module around it one: relprop.register_module(TheModule, 'gradient')"
+    )
 
 
 def is_tensor(value: Any) -> bool:

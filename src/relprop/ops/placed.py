@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.errors import UnknownOperationError
 from relprop.numerics import dot, vjp
-from relprop.ops.base import Call, Fact, Native, Share
+from relprop.ops.base import Call, Fact, Native, Share, without_rule
 from relprop.ops.normalised import segmented
 from relprop.ops.structure import finite_product
 from relprop.ops.table import op
@@ -34,15 +33,19 @@ def reduced(call: Call) -> Native:
     """Sums, averages and extremes of what comes to one entry."""
     reduce = call.bind("input dim index src reduce", src=call.kwargs.get("source"))[4]
     if reduce == "prod":
-        raise UnknownOperationError(
-            f"{call.name}: products by an index have no rule. Give the module around it one: "
-            "relprop.register_module(TheModule, 'gradient')"
-        )
+        raise without_rule(call, "products by an index have no rule")
     if not _constants(call):
         return Native(form="reduce")
     fact = segmented(call) if reduce == "sum" else None
     share = _won(call) if reduce in ("amax", "amin") else _added(call)
     return Native(form="reduce", share=share, fact=fact)
+
+
+@op("segment_reduce")
+def segments(call: Call) -> Native:
+    if call.bind("data reduce")[1] == "prod" or call.kwargs.get("initial") is not None:
+        raise without_rule(call, "products, and segments that begin with a number, have no rule")
+    return Native(form="reduce")
 
 
 @op("setitem")

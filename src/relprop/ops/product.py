@@ -166,10 +166,10 @@ def vecdot(call: Call) -> Expansion:
     return Expansion(lambda: ((x.conj() if x.is_complex() else x) * y).sum(dim))
 
 
-@op("chain_matmul", "multi_dot")
+@op("multi_dot")
 def chain(call: Call) -> Expansion:
     """One product after the other."""
-    factors = call.args[0] if isinstance(call.args[0], (list, tuple)) else call.args
+    factors = call.bind("tensors")[0]
     return Expansion(lambda: reduce(torch.matmul, factors))
 
 

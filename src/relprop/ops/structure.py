@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.errors import UnknownOperationError
+from relprop.errors import ModelStateError
 from relprop.numerics import dot, nonzero, tau
-from relprop.ops.base import Call, Expansion, Fact, Native, Op
+from relprop.ops.base import Call, Expansion, Fact, Native, Op, without_rule
 from relprop.ops.cuts import step
 from relprop.ops.normalised import masked, moved
 from relprop.ops.stem import stemmed
@@ -34,7 +34,7 @@ MOVES = (
 #: The same entries one by one: a chain of elementwise calls goes through them.
 SAME = ("clone", "to", "float", "double", "half", "bfloat16", "cfloat", "cdouble", "type", "positive")
 #: Sums and averages with non-negative weights.
-AVERAGES = ("mean", "nansum", "nanmean", "cumsum", "trace", "fold", "col2im", "segment_reduce", "sum_to_size")
+AVERAGES = ("mean", "nansum", "nanmean", "cumsum", "trace", "fold", "col2im", "sum_to_size")
 #: Linear with weights of either sign.
 LINEAR = (
     "conj", "conj_physical", "fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "fftn", "ifftn", "rfft2",
@@ -113,8 +113,6 @@ def same(call: Call) -> Native:
     "feature_dropout",
 )
 def dropout(call: Call) -> Native:
-    from relprop.errors import ModelStateError
-
     x, p, training = call.bind("input p training", p=0.5, training=call.name == "dropout")
     if training and p > 0:
         raise ModelStateError(
@@ -140,8 +138,13 @@ def average(call: Call) -> Native:
     return Native(form="reduce", fact=_kept(call, _first(call)))
 
 
+_SHORT: dict[str, Any] = {"hop_length": None, "win_length": None, "window": None}
+
+
 @op(*LINEAR)
 def linear(call: Call) -> Native:
+    if call.name == "stft" and call.depends(call.bind("input n_fft hop_length win_length window", **_SHORT)[4]):
+        raise without_rule(call, "a window that depends on the input has no rule")
     return Native(form="reduce")
 
 
@@ -345,9 +348,8 @@ def solve(call: Call) -> Native:
     """`X = A^-1 B` is linear in B; the matrix stands in the denominator, so it is a constant, as denominators are."""
     a, b = call.bind("A B")
     if not call.depends(b):
-        raise UnknownOperationError(
-            f"{call.name}: the matrix depends on the input, the right-hand side does not; an inverse has no rule. "
-            "Give the module around it one: relprop.register_module(TheModule, 'gradient')"
+        raise without_rule(
+            call, "the matrix depends on the input, the right-hand side does not; an inverse has no rule"
         )
     rest = {k: v for k, v in call.kwargs.items() if k not in ("A", "B")}
     matrix, func, more = call.constant(a), call.func, call.args[2:]

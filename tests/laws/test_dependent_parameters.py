@@ -237,3 +237,10 @@ def test_what_has_no_rule_is_named(name: str) -> None:
 
     with pytest.raises(rp.UnknownOperationError, match=f"{name}: .* no rule. Give the module around it one"):
         rp.LRP(Of(), rp.Zero()).explain(draw(3, 4), target=lambda y: y.flatten()[0:1])
+
+
+def test_a_random_slope_is_refused() -> None:
+    model, x = nn.Sequential(nn.Linear(3, 3), nn.RReLU()), torch.randn(2, 3)
+    with pytest.raises(rp.ModelStateError, match=r"rrelu in training mode \(module '1'\): the explanation would be"):
+        rp.LRP(model, rp.Zero()).explain(x, target=0)
+    assert rp.LRP(model.eval(), rp.Zero()).explain(x, target=0).audit.balanced

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relprop.errors import ModelStateError
 from relprop.ops.base import Call, Expansion, Fact, Kept, Native, Op
 from relprop.ops.normalised import stabilised
 from relprop.ops.stem import chain_root, common_root, link, stemmed
@@ -153,6 +154,11 @@ def _one_moving(call: Call, x: Tensor) -> Any:
 @op("relu", "leaky_relu", "prelu", "rrelu", "abs", "absolute")
 def degree_one(call: Call) -> Op | Native | Expansion:
     x = call.args[0] if call.args else call.kwargs["input"]
+    if call.name == "rrelu" and call.bind("input lower upper training", lower=0, upper=0, training=False)[3]:
+        raise ModelStateError(
+            f"rrelu in training mode (module {call.path or '(model)'!r}): the explanation would be random. "
+            "Call model.eval() first."
+        )
     if call.name == "prelu" and call.depends(slope := call.bind("input weight")[1]):
         shape = [-1 if d == min(1, x.ndim - 1) else 1 for d in range(x.ndim)]
         return Expansion(lambda: torch.where(x > 0, x, x * (slope.reshape(shape) if slope.ndim else slope)))

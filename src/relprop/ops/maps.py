@@ -109,7 +109,8 @@ class LinearMap(Op):
 
     def bias_share(self, s: Tensor, b: Tensor) -> Tensor:
         """`sum(b * s)` over all outputs."""
-        return (s * self.shaped_bias(b)).sum()
+        b = self.shaped_bias(b)
+        return dot(s, b) if s.is_complex() else (s * b).sum()
 
     def spread(self, s: Tensor, a: Tensor) -> Tensor:
         """`A(1)^T s`: each output's entry given to every input it is connected to."""
@@ -211,7 +212,7 @@ class Dense(LinearMap):
         return s.matmul(w) if s.is_contiguous() else dense(s, w.t())
 
     def bias_share(self, s: Tensor, b: Tensor) -> Tensor:
-        return dot(_by_row(s), b) if b.ndim == 1 else (s * b).sum()
+        return dot(_by_row(s), b) if b.ndim == 1 else super().bias_share(s, b)
 
     def shared(self, s: Tensor, b: Tensor | None) -> tuple[Tensor | None, Tensor]:
         if b is not None and b.ndim != 1:

@@ -60,7 +60,7 @@ def setitem(call: Call) -> Native:
     def share(g: Tensor) -> Tensor:
         rest = g.clone()
         rest[index] = 0
-        return (rest * values).sum()
+        return dot(values, rest)
 
     return Native(share=share)
 
@@ -85,7 +85,8 @@ def new_tensor(call: Call) -> Native:
 
 def _constants(call: Call) -> list[Tensor]:
     given = (*call.args, *call.kwargs.values())
-    return [t for t in given if isinstance(t, Tensor) and t.is_floating_point() and not call.depends(t)]
+    values = [t for t in given if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())]
+    return [t for t in values if not call.depends(t)]
 
 
 def _share(call: Call) -> Share | None:
@@ -116,7 +117,7 @@ def _accumulates(call: Call) -> bool:
 def _added(call: Call) -> Share:
     """What constants absorb of a call that is linear in target and values: what it makes of them alone."""
     values = _again(call, torch.zeros_like)
-    return lambda g: (g * values).sum()
+    return lambda g: dot(values, g)
 
 
 def _won(call: Call) -> Share:

@@ -87,8 +87,8 @@ def product_of(
         run = (lambda y: form(fixed, y)) if inverse == 0 else (lambda x: form(x, fixed))
         return Native(form="reduce", run=run, operands=(moving,))
     if form is torch.matmul and x.ndim >= 2 and y.ndim >= 2:
-        left = lambda g, u, v: torch.matmul(g, v.mT).sum_to_size(u.shape)  # noqa: E731
-        right = lambda g, u, v: torch.matmul(u.mT, g).sum_to_size(v.shape)  # noqa: E731
+        left = lambda g, u, v: torch.matmul(g, v.mH).sum_to_size(u.shape)  # noqa: E731
+        right = lambda g, u, v: torch.matmul(u.mH, g).sum_to_size(v.shape)  # noqa: E731
         made = Product(left, right, gate_of(call, x, y))
     else:
         made = Product(_vjp(form, 0), _vjp(form, 1), gate_of(call, x, y))
@@ -213,7 +213,9 @@ class Factors(Op):
         self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor], gs: Sequence[Tensor], books: Any
     ) -> tuple[Tensor | None, ...]:
         x, g = operands[0], gs[0] * self.part
-        return (self.spread(g * nonzero(outputs[0])) / nonzero(x) if self.carrying else vjp(self.form, (x,), g)[0],)
+        if self.carrying:
+            return (self.spread(g * nonzero(outputs[0]).conj()) / nonzero(x).conj(),)
+        return (vjp(self.form, (x,), g)[0],)
 
 
 @op("prod", "cumprod")
@@ -228,7 +230,7 @@ def prod(call: Call) -> Op | Expansion:
     part: float | Tensor = 1.0 / count
     running = call.name == "cumprod"
     if running and x.ndim:
-        order = torch.arange(1, count + 1, dtype=x.dtype, device=x.device)
+        order = torch.arange(1, count + 1, dtype=x.real.dtype, device=x.device)
         part = order.reciprocal().view([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)])
 
     def spread(relevance: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ Pulled = tuple[Tensor | None, ...]
 
 def _shared(op: Sum, operands: Sequence[Tensor], weights: Sequence[Tensor], y: Tensor, g: Tensor) -> Pulled:
     """Relevance `y g` times each addend's weight, as gradients of the operands."""
-    relevance = g * nonzero(y)
-    return tuple(reduce_to(relevance * w / nonzero(x), x.shape) for x, w in zip(operands, weights, strict=True))
+    relevance = g * nonzero(y).conj()
+    return tuple(reduce_to(relevance * w / nonzero(x).conj(), x.shape) for x, w in zip(operands, weights, strict=True))
 
 
 def _constant(op: Sum, y: Tensor) -> Tensor | None:
@@ -152,15 +152,15 @@ def _split(
     """Constant parts for the two factors."""
     x, y = operands
     if op.carrying and op.elementwise:
-        relevance = g * nonzero(z)
+        relevance = g * nonzero(z).conj()
         return tuple(
-            reduce_to(relevance * p / nonzero(t).expand_as(z), t.shape) if p else None
+            reduce_to(relevance * p / nonzero(t).expand_as(z).conj(), t.shape) if p else None
             for p, t in zip(parts, operands, strict=True)
         )
     if op.left is None or op.right is None:
         return tuple(
             reduce_to(multiple(p, g, t), u.shape) if p else None
-            for p, t, u in zip(parts, (y, x), operands, strict=True)
+            for p, t, u in zip(parts, (y.conj(), x.conj()), operands, strict=True)
         )
     if op.carrying:
         books.add("epsilon", dot(g, nonzero(z) - z))
@@ -201,10 +201,10 @@ class Proportional(Rule):
         size_x, size_y = x.abs(), y.abs()
         total = size_x + size_y
         part = torch.where(total == 0, 0.5, size_x / torch.where(total == 0, 1.0, total))
-        relevance = g * nonzero(z)
+        relevance = g * nonzero(z).conj()
         return (
-            reduce_to(relevance * part / nonzero(x), x.shape),
-            reduce_to(relevance * (1 - part) / nonzero(y), y.shape),
+            reduce_to(relevance * part / nonzero(x).conj(), x.shape),
+            reduce_to(relevance * (1 - part) / nonzero(y).conj(), y.shape),
         )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import relprop as rp
@@ -124,3 +125,39 @@ def test_constants_that_are_written(name: str, create_graph: bool) -> None:
     e = rp.LRP(model, rp.Zero()).explain(x.detach(), target=1, create_graph=create_graph)
     assert_close(e.relevance.detach(), x.detach() * gradient)
     assert e.audit.constants == pytest.approx(rest.item(), rel=1e-10, abs=1e-12)
+
+
+class Unpooled(nn.Module):
+    """Put back to where windows that overlap took it from."""
+
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        self.pool, self.unpool = getattr(F, f"max_pool{dims}d"), getattr(F, f"max_unpool{dims}d")
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.unpool(*self.pool(x, 3, 2, return_indices=True), 3, 2)
+        return y
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_unpooled(dims: int) -> None:
+    """What several windows took from one place goes back to it as one entry."""
+    model, x = Unpooled(dims), torch.randn(2, 3, *[5] * dims, dtype=torch.float64)
+    y = model(x)
+    assert int((y != 0).sum()) < model.pool(x, 3, 2).numel(), "several are put to one place"
+    relevance = torch.where(y == 0, 0.0, torch.randn_like(y))
+    for create_graph in (False, True):
+        e = rp.LRP(model, rp.Zero()).explain(x, target=relevance, create_graph=create_graph)
+        assert_close(e.relevance.detach(), relevance, 1e-12)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_unpooled_below_a_rule_that_gives_relevance_to_zeros(dims: int) -> None:
+    """The zeros between are constants."""
+    last = nn.Linear(3 * 5**dims, 2, bias=False).double()
+    x = torch.randn(2, 3, *[5] * dims, dtype=torch.float64)
+    e = rp.LRP(nn.Sequential(Unpooled(dims), nn.Flatten(), last), [(rp.Kind("linear"), rp.Flat())]).explain(x, target=0)
+    y = Unpooled(dims)(x)
+    each = (e.output[:, 0].detach() / last.in_features).view(2, *[1] * (dims + 1)).expand_as(y)
+    assert_close(e.relevance, torch.where(y == 0, 0.0, each), 1e-8)
+    assert e.audit.constants == pytest.approx(float(each[y == 0].sum()), rel=1e-8)

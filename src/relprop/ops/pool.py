@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from relprop.errors import RuleError
-from relprop.numerics import vjp
-from relprop.ops.base import Call, Expansion, Fact, Native, Op
+from relprop.numerics import tau, vjp
+from relprop.ops.base import Call, Expansion, Fact, Kept, Native, Op
 from relprop.ops.product import ROUTER
 from relprop.ops.table import op
 
@@ -114,6 +114,42 @@ def max_pool(call: Call) -> Op:
 @op(*_MEAN)
 def avg_pool(call: Call) -> Op:
     return _pool(call, maximum=False)
+
+
+class Unpool(Op):
+    """Entries put back to where a max pool took them from: those that are put to one place, where windows overlap, are
+    one entry, which has given each its value, and share equally."""
+
+    family = "fixed"
+    kind = "pool"
+
+    def __init__(self, indices: Tensor, dims: int) -> None:
+        self.indices, self.dims = indices, dims
+
+    def keep(self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor]) -> Kept:
+        return (None,) * len(operands), (None,) * len(outputs)
+
+    def pull(
+        self,
+        rule: Any,
+        operands: Sequence[Tensor | None],
+        outputs: Sequence[Tensor | None],
+        gs: Sequence[Tensor],
+        books: Any,
+    ) -> tuple[Tensor | None, ...]:
+        g, at = gs[0].flatten(-self.dims), self.indices.flatten(-self.dims)
+        count = torch.zeros_like(g).scatter_add(-1, at, torch.ones_like(at, dtype=g.dtype))
+        if self.carrying:  # on the zeros between them
+            books.add("constants", g[count == 0].sum() * tau(g.dtype))
+        return ((g / count.clamp(min=1)).gather(-1, at).view(self.indices.shape),)
+
+
+@op("max_unpool1d", "max_unpool2d", "max_unpool3d")
+def unpool(call: Call) -> Op:
+    x, indices = call.bind("input indices")
+    made = Unpool(indices, int(call.name[-2]))
+    made.operands, made.run, made.fact = (x,), call.run, _keeps(call, x)
+    return made
 
 
 @op("lp_pool1d", "lp_pool2d", "lp_pool3d")

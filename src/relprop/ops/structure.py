@@ -29,7 +29,7 @@ MOVES = (
     "unsafe_chunk", "unsafe_split", "diagonal", "diag", "diag_embed", "tril", "triu", "pixel_shuffle",
     "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "unfold", "as_strided", "real", "imag",
     "view_as_real", "view_as_complex", "resolve_conj", "resolve_neg", "atleast_1d", "atleast_2d", "atleast_3d",
-    "max_unpool1d", "max_unpool2d", "max_unpool3d", "type_as", "cpu", "cuda", "meshgrid",
+    "type_as", "cpu", "cuda", "meshgrid",
 )  # fmt: skip
 #: The same entries one by one: a chain of elementwise calls goes through them.
 SAME = ("clone", "to", "float", "double", "half", "bfloat16", "cfloat", "cdouble", "type", "positive")

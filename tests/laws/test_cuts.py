@@ -39,6 +39,7 @@ STEPS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "a count by keyword": ("vector_norm", lambda h: torch.linalg.vector_norm(h, ord=0.0)),
     "a count of old": ("norm", lambda h: torch.norm(h, p=0, dim=0)),
     "a count as a method": ("norm", lambda h: h.norm(0)),
+    "a power of nothing": ("matrix_power", lambda h: torch.linalg.matrix_power(h[:, :2], 0).repeat(1, 2)),
     "a count of differences": ("vector_norm", lambda h: torch.dist(h, HALF.expand_as(h), 0)),
 }
 REST: dict[str, Callable[[Tensor], Tensor]] = {

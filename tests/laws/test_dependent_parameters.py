@@ -175,6 +175,22 @@ PRODUCTS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]
         lambda x: torch.linalg.multi_dot([draw(2, 3), x, draw(4, 2), x.sum(0)[:2]]),
         lambda x: draw(2, 3) @ x @ draw(4, 2) @ x.sum(0)[:2],
     ),
+    "matrix_power": (lambda x: torch.linalg.matrix_power(x[:, :3], 3), lambda x: x[:, :3] @ x[:, :3] @ x[:, :3]),
+    "native_layer_norm": (
+        lambda x: torch.native_layer_norm(x, [4], None, draw(4), 1e-5)[0],
+        lambda x: F.layer_norm(x, [4], None, draw(4)),
+    ),
+    "its statistics": (
+        lambda x: torch.cat([y + x.sum() for y in torch.native_layer_norm(x, [4], None, None, 1e-5)], 1),
+        lambda x: torch.cat(
+            [
+                F.layer_norm(x, [4]) + x.sum(),
+                x.mean(-1, keepdim=True).detach() + x.sum(),
+                (x.var(-1, correction=0, keepdim=True) + 1e-5).rsqrt().detach() + x.sum(),
+            ],
+            1,
+        ),
+    ),
     "arccos": (lambda x: torch.arccos(x.tanh()), lambda x: torch.acos(x.tanh())),
     "arctan2": (lambda x: torch.arctan2(x, draw(3, 4)), lambda x: torch.atan2(x, draw(3, 4))),
     "logaddexp2": (
@@ -224,6 +240,7 @@ REFUSED: dict[str, Callable[[Tensor], Tensor]] = {
     "scatter_reduce": lambda x: x.scatter_reduce(0, INDEX[:, None].expand(3, 4), x, "prod"),
     "index_reduce": lambda x: draw(3, 4, seed=2).index_reduce(0, INDEX, x, "prod"),
     "segment_reduce": lambda x: torch.segment_reduce(x, "sum", lengths=torch.tensor([1, 2]), initial=1.0),
+    "matrix_power": lambda x: torch.matrix_power(x[:, :3], -1),
     "stft": lambda x: torch.stft(x.flatten(), 4, window=x[0].abs(), return_complex=True).abs(),
 }
 

@@ -99,8 +99,14 @@ def _alone(call: Call, weight: Any, bias: Any, norm: Callable[[], Tensor], chann
 @op("layer_norm", "native_layer_norm")
 def layer_norm(call: Call) -> Op | Expansion:
     x, shape, weight, bias, eps = call.bind("input normalized_shape weight bias eps", weight=None, bias=None, eps=1e-5)
+    if call.name == "native_layer_norm":
+        fixed = call.constant(x)
+        given = (shape, weight, bias, eps)
+        return Expansion(
+            lambda: (torch.nn.functional.layer_norm(x, *given), *torch.native_layer_norm(fixed, *given)[1:])
+        )
     bare = lambda: torch.nn.functional.layer_norm(x, shape, None, None, eps)  # noqa: E731
-    if call.name == "layer_norm" and (parts := _alone(call, weight, bias, bare, channels=False)) is not None:
+    if (parts := _alone(call, weight, bias, bare, channels=False)) is not None:
         return parts
     dims = tuple(range(-len(tuple(shape)), 0))
     native = lambda u: torch.nn.functional.layer_norm(u, shape, weight, bias, eps)  # noqa: E731
@@ -110,8 +116,7 @@ def layer_norm(call: Call) -> Op | Expansion:
         y, _, made.inverse = torch.native_layer_norm(x, shape, weight, bias, eps)
         return y
 
-    if call.name == "layer_norm":
-        made.run = run
+    made.run = run
     return made
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from relprop.numerics import nonzero, vjp
-from relprop.ops.base import Call, Expansion, Fact, Native, Op
+from relprop.ops.base import Call, Expansion, Fact, Native, Op, without_rule
+from relprop.ops.cuts import step
 from relprop.ops.table import op
 
 #: The rank of a router among the gates.
@@ -171,6 +172,16 @@ def chain(call: Call) -> Expansion:
     """One product after the other."""
     factors = call.bind("tensors")[0]
     return Expansion(lambda: reduce(torch.matmul, factors))
+
+
+@op("matrix_power")
+def matrix_power(call: Call) -> Op | Native | Expansion:
+    x, n = call.bind("input n", input=call.kwargs.get("A"))
+    if n < 0:
+        raise without_rule(call, "an inverse has no rule")
+    if n == 0:
+        return step(call)
+    return Expansion(lambda: reduce(torch.matmul, [x] * n))
 
 
 @op("outer", "ger")

@@ -245,3 +245,20 @@ def test_vmap_is_named_with_the_module_it_ends() -> None:
     model = nn.Sequential(nn.Linear(4, 4), Calls(torch.vmap(torch.sin)), nn.Linear(4, 2))
     with pytest.raises(rp.UnknownOperationError, match=r"SinBackward0 in module '1'.* \(in torch\.vmap"):
         rp.LRP(model).explain(torch.randn(4, 4), target=0)
+
+
+def test_what_was_computed_before_the_forward_is_to_be_detached() -> None:
+    class Kept(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.table = nn.Linear(3, 3), nn.Parameter(torch.ones(3))
+            self.kept = self.table * 2.0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x) * self.kept
+
+    model, x = Kept(), torch.randn(2, 3)
+    with pytest.raises(rp.UnknownOperationError, match=r"MulBackward0 .*before this forward .* is to be detached"):
+        rp.LRP(model, rp.Zero()).explain(x, target=0)
+    model.kept = model.kept.detach()
+    assert rp.LRP(model, rp.Zero()).explain(x, target=0).audit.balanced

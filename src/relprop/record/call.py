@@ -16,7 +16,7 @@ from relprop.record.graph import Graph
 from relprop.record.scope import ModuleScope
 
 _words = cache(str.split)
-_FIRST = ("self", "x", "tensor")
+_FIRST = ("self", "x", "tensor", "input")
 
 
 class SeenCall:

@@ -88,9 +88,9 @@ def refusal(found: Sequence[Unknown], scripted: Sequence[str]) -> str:
             line = f"relprop.register_function({node!r}, lambda node, g: ...)  # the modified gradient of its input"
         elif not function:
             line = (
-                "it ran out of sight (in torch.vmap or torch.func, in another thread, before this forward on a tensor that "
-                f"asks for gradients, which is to be detached, or in TorchScript: {', '.join(scripted) or 'none here'}); "
-                "relprop.register_module(TheModule, 'identity')"
+                "it ran out of sight (in torch.vmap or torch.func, in another thread, before this forward on what asks "
+                "for gradients, which is to be detached, or in TorchScript: "
+                f"{', '.join(scripted) or 'none here'}); relprop.register_module(TheModule, 'identity')"
             )
         else:
             line = f"relprop.op({function!r})(parser); what a parser is: help(relprop.op)"

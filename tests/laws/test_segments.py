@@ -444,6 +444,16 @@ WRITTEN_OUT: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tens
     "shifted": (lambda x: divided(x - x.amax(-1, keepdim=True)), lambda x: x.softmax(-1)),
     "shifted by a constant": (lambda x: divided(x - x.detach().amax(-1, keepdim=True)), lambda x: x.softmax(-1)),
     "shifted by a number": (lambda x: divided(x - 3.0), lambda x: x.softmax(-1)),
+    "of its logarithm": (lambda x: x.log_softmax(-1).exp(), lambda x: x.softmax(-1)),
+    "of its logarithm, in place": (lambda x: torch.log_softmax(x, 0).exp_(), lambda x: x.softmax(0)),
+    "less the logarithm of the sum": (
+        lambda x: torch.exp(x - x.logsumexp(-1, keepdim=True)),
+        lambda x: x.softmax(-1),
+    ),
+    "less the logarithm of the sum over all": (
+        lambda x: (x - torch.logsumexp(x, (0, 1), keepdim=True)).exp(),
+        lambda x: x.flatten().softmax(0).view_as(x),
+    ),
     "in place": (in_place_whole, lambda x: x.softmax(-1)),
     "in place, a part": (in_place_of_a_part, lambda x: x.softmax(-1)),
     "in place, shifted before": (
@@ -525,11 +535,28 @@ def test_with_a_prior(composite: rp.Composite) -> None:
         lambda x: x.exp().masked_fill(~SEEN, 1.0) / x.exp().sum(-1, keepdim=True),
         lambda x: over_its_sum(x.exp().masked_fill(~SEEN, 1.0)),
         lambda x: x.exp() * x.exp().sum(-1, keepdim=True),
+        lambda x: (2 * x.log_softmax(-1)).exp(),
+        lambda x: (x.log_softmax(-1) + 1.0).exp(),
+        lambda x: (x.flip(0) - x.logsumexp(-1, keepdim=True)).exp(),
+        lambda x: torch.sub(x, x.logsumexp(-1, keepdim=True), alpha=2).exp(),
         lambda x: x.exp() * x.exp().sum(-1, keepdim=True) ** -2,
     ],
-    ids=["other sums", "mask above", "mask below", "mask below, filled", "filled above", "ones", "times", "twice over"],
+    ids=[
+        "other sums",
+        "mask above",
+        "mask below",
+        "mask below, filled",
+        "filled above",
+        "ones",
+        "times",
+        "squared",
+        "plus one",
+        "of another",
+        "twice less",
+        "twice over",
+    ],
 )
 def test_rows_divided_by_something_else_are_no_softmax(function: Callable[[Tensor], Tensor]) -> None:
     model = ready(Headed(function))
     plan = rp.LRP(model, rp.AttnLRP()).plan(torch.randn(4, 4, dtype=torch.float64))
-    assert "softmax" not in {site.kind for site in plan.sites}
+    assert "softmax" not in {site.kind for site in plan.sites if site.name != "log_softmax"}

@@ -73,7 +73,10 @@ def _sum(call: Call, x: Any, y: Any, factor_x: float, factor_y: float) -> Op | N
         if nonneg or shifted or root is not None:
             made.fact = Fact() if root is None else stemmed(call, Fact(), root)
             made.fact.nonneg = nonneg
-            made.fact.shift = (link(x), link(y)) if shifted else None
+            if shifted:
+                made.fact.shift, known = (link(x), link(y)), call.fact(y)
+                if factor_y == -1 and known is not None and known.logsum is not None and known.logsum[0].get() is x:
+                    made.fact.logarithm = known.logsum
         return made
     moving, constant, f_m, f_c = (x, y, factor_x, factor_y) if call.depends(x) else (y, x, factor_y, factor_x)
     nonneg = f_m > 0 and not isinstance(constant, Tensor) and f_c * constant >= 0 and known_nonneg(call, moving)

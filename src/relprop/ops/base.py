@@ -46,6 +46,8 @@ class Fact:
     shift     it is the first of these tensors plus or less the second; a number: `stem[0]` plus or less that
     total     it is a sum of exponentials, which a softmax divides by
     over      it is one over such a sum
+    logarithm it is the logarithm of the softmax of this tensor along these dimensions
+    logsum    it is the logarithm of the sum of exponentials of this tensor along these dimensions
     """
 
     nonneg = False
@@ -63,6 +65,8 @@ class Fact:
     shift: Any = None
     total: Any = None
     over: Any = None
+    logarithm: Any = None
+    logsum: Any = None
 
 
 class Op:

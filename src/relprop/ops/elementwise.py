@@ -11,6 +11,7 @@ from torch import Tensor
 from relprop.errors import ModelStateError
 from relprop.ops.base import Call, Expansion, Fact, Kept, Native, Op
 from relprop.ops.normalised import stabilised
+from relprop.ops.softmax import of_logarithm
 from relprop.ops.stem import chain_root, common_root, link, stemmed
 from relprop.ops.table import op
 
@@ -119,6 +120,8 @@ def function(call: Call) -> Op | Native | Expansion:
     dependent = [x for x in (*call.args, *call.kwargs.values()) if isinstance(x, Tensor) and call.depends(x)]
     at_zero, nonneg = _FUNCTIONS[call.name]
     x = dependent[0]
+    if call.name == "exp" and (softmax := of_logarithm(call, x)) is not None:
+        return softmax
     if len(dependent) > 1:  # bounds or a second argument that depend on the input
         root = common_root(call, x, dependent[1])
         if root is None or len(dependent) > 2:

@@ -11,6 +11,7 @@ from torch import Tensor
 from relprop.numerics import unmasked
 from relprop.ops.base import Call, Called, Expansion, Fact, Native, Op
 from relprop.ops.normalised import Segments, Total, whole
+from relprop.ops.stem import link
 from relprop.ops.table import op
 
 
@@ -41,6 +42,7 @@ def _softmax(call: Call, x: Tensor, dim: int, log: bool = False, sign: float = 1
     made.fact = Fact()
     made.fact.nonneg = not log
     made.fact.gate = 0 if log else 2
+    made.fact.logarithm = (link(x), dim) if log else None
     return made
 
 
@@ -50,6 +52,15 @@ def softmax(call: Call) -> Op:
     if dim is None:
         dim = 0 if x.ndim in (0, 1, 3) else 1
     return _softmax(call, x, dim, log=call.name == "log_softmax")
+
+
+def of_logarithm(call: Call, x: Tensor) -> Op | None:
+    """`exp(x)` where x is the logarithm of a softmax."""
+    known = call.fact(x)
+    if known is None or known.logarithm is None:
+        return None
+    source, dim = known.logarithm[0].get(), known.logarithm[1]
+    return None if source is None or source.shape != x.shape else _softmax(call, source, dim)
 
 
 @op("softmin")
@@ -127,6 +138,7 @@ def logsumexp(call: Call) -> Op:
     made = LogSumExp(dim, keepdim)
     made.operands, made.run = (x,), call.run
     made.fact = Fact()
+    made.fact.logsum = (link(x), dim) if keepdim else None
     return made
 
 

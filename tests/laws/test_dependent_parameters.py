@@ -41,6 +41,11 @@ CASES: dict[str, tuple[int, Form, Form]] = {
         lambda x, w, b: F.layer_norm(x, (5,), w, b),
         lambda x, w, b: half(centred(x, (-1,)), w) + b,
     ),
+    "native_layer_norm": (
+        5,
+        lambda x, w, b: torch.native_layer_norm(x, [5], w, b, 1e-5)[0],
+        lambda x, w, b: half(centred(x, (-1,)), w) + b,
+    ),
     "rms_norm": (
         5,
         lambda x, w, b: F.rms_norm(x, (5,), w, 1e-5) + b,

@@ -179,3 +179,62 @@ def test_a_sum_in_place_leaves_what_a_rule_needs(part: bool, rule: rp.Rule) -> N
         assert_close(found.relevance, expected.relevance, 1e-10)
         assert found.audit.bias == pytest.approx(expected.audit.bias, rel=1e-9)
         assert found.audit.unexplained_share < 1e-10
+
+
+RESHAPED: dict[str, Callable[[Tensor], object]] = {
+    "squeeze": lambda h: h.squeeze_(1),
+    "unsqueeze": lambda h: h.unsqueeze_(0),
+    "transpose": lambda h: h.transpose_(0, 2),
+    "swapaxes": lambda h: h.swapaxes_(1, 2),
+}
+
+
+@pytest.mark.parametrize("name", RESHAPED)
+def test_another_shape_in_place(name: str) -> None:
+    """Also where relevance may stand on zeros; what has to be a new tensor says so."""
+
+    class Reshaped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 4), nn.Linear(12, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.first(x).relu()
+            RESHAPED[name](h)
+            return self.last(h.flatten()[None])
+
+    model, x = Reshaped().double(), torch.randn(3, 1, 4, dtype=torch.float64)
+    for composite in (rp.Zero(), rp.Composite([(rp.Kind("linear"), rp.Flat())])):
+        assert rp.LRP(model, composite).explain(x, target=0).audit.unexplained_share < 1e-10
+    with pytest.raises(rp.ModelStateError, match=f"create_graph=True cannot follow {name}_, .*: call {name}, or"):
+        rp.LRP(model, rp.Zero()).explain(x, target=0, create_graph=True)
+
+
+ZEROED: dict[str, Callable[[Tensor], Tensor]] = {
+    "tril": torch.tril,
+    "triu": lambda h: h.triu(1),
+    "diag": lambda h: torch.diag(h[0]),
+    "diag_embed": torch.diag_embed,
+    "diagflat": torch.diagflat,
+    "tril in place": lambda h: h.clone().tril_(),
+}
+
+
+@pytest.mark.parametrize("name", ZEROED)
+def test_zeros_around_what_is_kept(name: str) -> None:
+    """Below a rule that gives relevance to zeros they are constants."""
+    x = torch.randn(4, 4, dtype=torch.float64)
+    y = ZEROED[name](x)
+
+    class Kept(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(y.numel(), 2, bias=False).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(ZEROED[name](x * 1.0).reshape(1, -1))
+
+    e = rp.LRP(Kept(), [(rp.Kind("linear"), rp.Flat())]).explain(x, target=0)
+    each = float(e.output[0, 0]) / y.numel()
+    assert float(e.relevance.sum()) == pytest.approx(each * int((y != 0).sum()), rel=1e-9)
+    assert e.audit.constants == pytest.approx(each * int((y == 0).sum()), rel=1e-9)

@@ -101,10 +101,8 @@ def layer_norm(call: Call) -> Op | Expansion:
     x, shape, weight, bias, eps = call.bind("input normalized_shape weight bias eps", weight=None, bias=None, eps=1e-5)
     if call.name == "native_layer_norm":
         fixed = call.constant(x)
-        given = (shape, weight, bias, eps)
-        return Expansion(
-            lambda: (torch.nn.functional.layer_norm(x, *given), *torch.native_layer_norm(fixed, *given)[1:])
-        )
+        statistics = torch.native_layer_norm(fixed, shape, None, None, eps)[1:]
+        return Expansion(lambda: (torch.nn.functional.layer_norm(x, shape, weight, bias, eps), *statistics))
     bare = lambda: torch.nn.functional.layer_norm(x, shape, None, None, eps)  # noqa: E731
     if (parts := _alone(call, weight, bias, bare, channels=False)) is not None:
         return parts

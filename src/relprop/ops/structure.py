@@ -26,8 +26,8 @@ MOVES = (
     "expand_as", "broadcast_to", "broadcast_tensors", "repeat", "repeat_interleave", "tile", "flip", "fliplr",
     "flipud", "rot90", "roll", "getitem", "select", "narrow", "index_select", "gather", "take", "take_along_dim",
     "masked_select", "chunk", "split", "split_with_sizes", "tensor_split", "hsplit", "vsplit", "dsplit", "unbind",
-    "unsafe_chunk", "unsafe_split", "diagonal", "diag", "diag_embed", "tril", "triu", "pixel_shuffle",
-    "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "unfold", "as_strided", "real", "imag",
+    "unsafe_chunk", "unsafe_split", "diagonal", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
+    "native_channel_shuffle", "unfold", "as_strided", "real", "imag",
     "view_as_real", "view_as_complex", "resolve_conj", "resolve_neg", "atleast_1d", "atleast_2d", "atleast_3d",
     "type_as", "cpu", "cuda", "meshgrid",
 )  # fmt: skip
@@ -82,6 +82,20 @@ def move(call: Call) -> Native:
     elif first.over is not None:
         fact.over = moved(call, first.over)
     return Native(fact=fact)
+
+
+@op("tril", "triu", "diag", "diag_embed", "diagflat")
+def among_zeros(call: Call) -> Native:
+    """Entries moved or kept among zeros, which are constants."""
+    x, func, rest = _first(call), call.func, call.args[1:]
+    shape, dtype, device = x.shape, x.dtype, x.device
+    kwargs = {k: v for k, v in call.kwargs.items() if v is not x}
+
+    def share(g: Tensor) -> Tensor:
+        kept = func(torch.ones(shape, dtype=dtype, device=device), *rest, **kwargs)
+        return torch.where(kept == 0, g, 0.0).sum() * tau(g.dtype)
+
+    return Native(share=share, fact=_kept(call, x))
 
 
 #: Attributes that are views or parts of a tensor.

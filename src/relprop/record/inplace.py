@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from relprop.errors import ModelStateError
 from relprop.ops import TABLE, Expansion, Native, Op
 from relprop.ops.arithmetic import Sum
 from relprop.ops.elementwise import Elementwise
@@ -96,11 +97,18 @@ def inplace(rec: Recorder, call: SeenCall, entry: Any) -> Any:
         mark_written(target)
         return result
     result = rec.carry_out(outer, parsed)
+    if not rec.graph.in_place and isinstance(result, Tensor) and result._base is target:
+        raise ModelStateError(
+            f"create_graph=True cannot follow {entry.name}_, which gives a tensor another shape in place (in module "
+            f"{rec.scope.paths[0] or '(model)'!r}): call {entry.name}, or explain without create_graph"
+        )
     return write(rec, target, result)
 
 
 def _runs_natively(rec: Recorder, parsed: Op | Native | Expansion, call: SeenCall) -> bool:
     """A call that torch itself may carry out in place: an activation of degree one, a signed sum, a factor."""
+    if isinstance(parsed, Native) and parsed.form == "move":
+        return parsed.run is None
     if rec.sites.carrying(rec.seen(call.args, call.kwargs)):
         return False
     if isinstance(parsed, Native):

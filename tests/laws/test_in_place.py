@@ -210,6 +210,32 @@ def test_another_shape_in_place(name: str) -> None:
         rp.LRP(model, rp.Zero()).explain(x, target=0, create_graph=True)
 
 
+UNCHANGED: dict[str, Callable[[Tensor], object]] = {
+    "dropout": lambda h: functional.dropout(h, 0.5, training=False, inplace=True),
+    "module": lambda h: nn.Dropout2d(0.2, inplace=True).eval()(h),
+    "conj_physical": lambda h: h.conj_physical_(),
+}
+
+
+@pytest.mark.parametrize("create_graph", [False, True], ids=["plain", "differentiable"])
+@pytest.mark.parametrize("name", UNCHANGED)
+def test_what_changes_nothing_in_place(name: str, create_graph: bool) -> None:
+    class Unchanged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(2, 3, 2), nn.Linear(12, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.first(x).relu()
+            UNCHANGED[name](h)
+            return self.last(h.flatten(1))
+
+    model, x = Unchanged().double(), torch.randn(2, 2, 3, 3, dtype=torch.float64)
+    wanted = rp.LRP(nn.Sequential(model.first, nn.ReLU(), nn.Flatten(), model.last), rp.ZPlus()).explain(x, target=0)
+    found = rp.LRP(model, rp.ZPlus()).explain(x, target=0, create_graph=create_graph)
+    assert_close(found.relevance.detach(), wanted.relevance, 1e-12)
+
+
 ZEROED: dict[str, Callable[[Tensor], Tensor]] = {
     "tril": torch.tril,
     "triu": lambda h: h.triu(1),

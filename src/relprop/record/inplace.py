@@ -97,6 +97,8 @@ def inplace(rec: Recorder, call: SeenCall, entry: Any) -> Any:
         mark_written(target)
         return result
     result = rec.carry_out(outer, parsed)
+    if result is target:
+        return target  # dropout that drops nothing
     if not rec.graph.in_place and isinstance(result, Tensor) and result._base is target:
         raise ModelStateError(
             f"create_graph=True cannot follow {entry.name}_, which gives a tensor another shape in place (in module "

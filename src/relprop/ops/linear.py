@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relprop.numerics import without_autocast
+from relprop.numerics import MANY, without_autocast
 from relprop.ops.base import Call, Expansion, Native, Op
 from relprop.ops.convolution import Conv
 from relprop.ops.maps import Dense, Einsum, LinearMap, Matmul, dense
@@ -45,6 +45,9 @@ def linear(call: Call) -> Op | Native | Expansion:
         return dependent_linear(call, a, w, b)
     made = as_map(call, a, Dense(w if w.layout is torch.strided else w.to_dense(), b))
     made.run = partial(dense, a, w, b)
+    vectors = w.ndim == 2 and (b is None or b.ndim == 1) and made.pad is None and made.lift is None
+    if vectors and a.is_cpu and a.numel() >= MANY * a.shape[-1]:
+        made.by_row = made.explicit = True
     return made
 
 

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relprop.numerics import dot, wide
-from relprop.ops.base import Op
+from relprop.numerics import dot, occupied, wide
+from relprop.ops.base import Kept, Op
 
-Kept = TypeVar("Kept")
+Made = TypeVar("Made")
 
 
 class LinearMap(Op):
@@ -31,6 +31,7 @@ class LinearMap(Op):
     lift           `a` is a pad of any mode: pads what has the shape of its source (the bounds of a z-box) alike
     layout         size, strides and dtype of `a`, for rules that keep no more of it
     rectified      `z` is given as max(z, 0): a ReLU is its only reader, and `g` is not masked yet
+    by_row         every row of `a` (all but its last dimension) is an item by itself, and there are many
     """
 
     family = "linear"
@@ -44,6 +45,7 @@ class LinearMap(Op):
     store: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
     lift: Callable[[Tensor], Tensor] | None = None
+    by_row: bool = False
 
     def take(self) -> tuple[tuple[Tensor, ...], Callable[[], Any]]:
         a = self.operands[0]
@@ -90,13 +92,13 @@ class LinearMap(Op):
             made.store = self.store.setdefault(f"of {dtype}", {})
         return made
 
-    def remembered(self, name: str, make: Callable[[], Kept]) -> Kept:
+    def remembered(self, name: str, make: Callable[[], Made]) -> Made:
         """What does not depend on the relevance; made once where several backwards follow one forward."""
         if self.memory is None:
             return make()
         if name not in self.memory:
             self.memory[name] = make()
-        made: Kept = self.memory[name]
+        made: Made = self.memory[name]
         return made
 
     def pull_back(self, s: Tensor, a: Tensor) -> Tensor:
@@ -162,8 +164,40 @@ class LinearMap(Op):
         gs: Sequence[Tensor],
         books: Any,
     ) -> tuple[Tensor | None, ...]:
-        op, a = self.ran_in(gs[0].dtype), self.input(operands[0])
-        return (rule.linear(op, a, outputs[0], gs[0], books),)
+        op, a, z, g = self.ran_in(gs[0].dtype), operands[0], outputs[0], gs[0]
+        rows = occupied(g) if self.by_row and rule.by_output else None
+        if rows is None:
+            return (op.pulled(rule, self.input(a), z, g, books),)
+        return (op._of_rows(rows, rule, a, z, g, books),)
+
+    def keep(self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor]) -> Kept:
+        if rule.native(self) is not None:
+            return (None,) * len(operands), (None,) * len(outputs)
+        return super().keep(rule, operands, outputs)
+
+    def pulled(self, rule: Any, a: Tensor, z: Tensor | None, g: Tensor, books: Any) -> Tensor:
+        """The modified gradient at `a`: the rule's, or the map's own where the rule asks for no other."""
+        before = rule.native(self)
+        if before is None:
+            made: Tensor = rule.linear(self, a, z, g, books)
+            return made
+        if self.bias is not None:
+            books.add("bias", self.bias_share(g, self.bias))
+        return self.transpose(before(g), self.weight, a)
+
+    def _of_rows(self, rows: Tensor, rule: Any, a: Tensor | None, z: Tensor | None, g: Tensor, books: Any) -> Tensor:
+        """The same where relevance came to a few rows of the output alone, as it does to the last layers where one
+        token's output is explained: the others are left out."""
+
+        def some(t: Tensor | None) -> Any:
+            return None if t is None else t.reshape(-1, t.shape[-1])[rows]
+
+        shape, _, dtype = self.layout
+        part = copy.copy(self)
+        part.layout = torch.Size((len(rows), shape[-1])), (shape[-1], 1), dtype
+        part.store, part.memory = self.memory if self.store is None else self.store, None
+        r = part.pulled(rule, part.input(some(a)), some(z), some(g), books)
+        return r.new_zeros(shape.numel() // shape[-1], shape[-1]).index_copy_(0, rows, r).view(shape)
 
 
 def fitting(a: Tensor, w: Tensor) -> Tensor:

@@ -59,12 +59,8 @@ class Packed(Dense):
             which = tuple(range(self.count))
         g = _joined([gs[i] for i in which], -1)
         part, a = self.part(which).ran_in(g.dtype), self.input(operands[0])
-        before = rule.native(part)
-        if before is None:
-            return (rule.linear(part, a, _joined([outputs[i] for i in which], -1), g, books),)
-        if part.bias is not None:
-            books.add("bias", part.bias_share(g, part.bias))
-        return (part.transpose(before(g), part.weight, a),)
+        z = None if outputs[which[0]] is None else _joined([outputs[i] for i in which], -1)
+        return (part.pulled(rule, a, z, g, books),)
 
 
 def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:

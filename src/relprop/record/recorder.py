@@ -279,7 +279,8 @@ class Recorder(TorchFunctionMode):
             result = attend(self.graph, self.ledger, op, rule, site, operands)
             self._note(result, op.fact, seen)
             return self._tap_site(site, result)
-        before = rule.native(op) if family != "fixed" and not op.explicit else None
+        native = rule.native(op) if family != "fixed" else None
+        before = None if op.explicit else native
         if not op.degree_one and isinstance(rule, Gradient) and self.composite.reading == "relevance":
             before, op, operands, run = None, *self._called(call, op)
         if before is as_is and call.name == "relu" and (step := only_reader(self, operands[0])) is not None:
@@ -303,7 +304,7 @@ class Recorder(TorchFunctionMode):
             if result.dtype is not op.layout[2]:
                 self.dtypes.add(result.dtype)  # autocast's
             joins = merged is None and op.channels(result) == 1  # then a batch norm may follow
-            step = visit if before is None and rule.rectifies and not op.carrying else None
+            step = visit if native is None and rule.rectifies and not op.carrying else None
             if joins or step is not None:
                 op.fact = op.fact or Fact()
                 op.fact.producer = Producer(op, site, decision, operands[0]) if joins else None

@@ -80,18 +80,10 @@ class Observed(Rule):
             ones = torch.ones_like(self.weights.found[self.name])  # of the parameter's strides
             factors = ones.requires_grad_().as_strided(*self.layout)
             values = a.detach()
-            r = self._pulled(_probe(op, factors), values, z.detach(), g.detach(), _Nowhere())
+            r = _probe(op, factors).pulled(self.rule, values, z.detach(), g.detach(), _Nowhere())
             (passed,) = torch.autograd.grad((nonzero(values) * r).sum(), ones)
         self.weights.found[self.name] += passed
-        return self._pulled(op, a, z, g, books)
-
-    def _pulled(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, books: Any) -> Tensor:
-        before = self.rule.native(op)
-        if before is None:
-            return self.rule.linear(op, a, z, g, books)
-        if op.bias is not None:
-            books.add("bias", op.bias_share(g, op.bias))
-        return op.transpose(before(g), op.weight, a)
+        return op.pulled(self.rule, a, z, g, books)
 
     def __str__(self) -> str:
         return str(self.rule)

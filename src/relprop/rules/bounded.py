@@ -6,6 +6,7 @@ They do not have the form `a * something`, so they return `g = R / a~`, where `a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ class ZBox(LinearRule):
 
     low: float | Tensor = 0.0
     high: float | Tensor = 1.0
+    by_output: ClassVar[bool] = False  # the bounds may be of every item
 
     def __init__(
         self, low: float | Tensor, high: float | Tensor, epsilon: Epsilons = 1e-6, bias: Bias = "absorb"

@@ -117,24 +117,22 @@ def numbers(scalars: Sequence[Tensor]) -> list[float]:
     return torch.stack(wide).tolist()
 
 
-#: Fewer rows than these are not worth a look.
+#: Fewer rows than these are not worth a look (see `occupied`).
 MANY = 64
 
 
-def occupied(g: Tensor) -> Tensor | None:
-    """The rows of `g` (all but its last dimension) that are not zero, where most are: numbers of rows of
-    `g.flatten(0, -2)`.
+def occupied(g: Tensor, dim: int) -> Tensor | None:
+    """Where `g` is not zero throughout, along a dimension along which it mostly is; None where it is not.
 
-    One look into the midst tells as a rule that there are others. Where a device would be waited for nobody looks.
+    One look into the midst tells as a rule that it is not. Where a device would be waited for nobody looks.
     """
-    if not (g.is_cpu and g.is_contiguous() and g.numel()) or torch.is_grad_enabled():
+    count = g.shape[dim]
+    if count < MANY or not (g.is_cpu and g.numel()) or torch.is_grad_enabled():
         return None
-    flat = g.view(-1, g.shape[-1])
-    count = len(flat)
-    if count < MANY or bool(flat[5 * count // 11 + 1].any()):
+    if bool(g.select(dim, 5 * count // 11 + 1).any()):
         return None
-    rows = flat.abs().amax(1).nonzero().view(-1)
-    return rows if 0 < 4 * len(rows) <= count else None
+    found = g.abs().amax([d for d in range(g.ndim) if d != dim % g.ndim]).nonzero().view(-1)
+    return found if 0 < 4 * len(found) <= count else None
 
 
 def vjp(function: Callable[..., Tensor], operands: Sequence[Tensor], g: Tensor) -> tuple[Tensor, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from relprop.errors import ModelStateError
-from relprop.numerics import HALF, dot
+from relprop.numerics import HALF, MANY, dot, occupied, vjp
 from relprop.ops.base import Call, Expansion, Fact, Kept, Op
 from relprop.ops.packed import packed_linear
 from relprop.ops.table import op
@@ -39,6 +39,13 @@ class Attention(Op):
         """What is left where the attention weights are constants, and its operands beside the values."""
         return Weighting(self.options), [t for r in ("q", "k", "mask") if (t := self.inputs[r]) is not None]
 
+    def entrance(self, taken: Mapping[str, Tensor], shares: Mapping[str, float], few: bool) -> Entrance:
+        """What the operands that get a share pass on their way in. few: whether few queries may be looked for."""
+        mask = None if "mask" in taken else self.inputs["mask"]
+        looks = few and {"q", "k", "v"} <= set(taken) and not ("mask" in self.roles and "mask" not in taken)
+        looks = looks and taken["q"].is_cpu and taken["q"].shape[-2] >= MANY
+        return Entrance(tuple(taken), shares, {"mask": mask, **self.options} if looks else None)
+
 
 #: How many attention weights are formed at a time.
 _BLOCK = 1 << 22
@@ -62,32 +69,46 @@ class Weighting(Op):
         v, q, k, *mask = operands
         q, k = (t.to(gs[0].dtype) for t in (q, k))  # as the kernel took them, under autocast too
         groups = q.shape[-3] // k.shape[-3] if self.options["enable_gqa"] else 1
-        if groups > 1:
-            k = k.repeat_interleave(groups, -3)
-        length, source = q.shape[-2], k.shape[-2]
-        rows = max(1, _BLOCK * length // max(q[..., 0].numel() * source, 1))
+        few = occupied(gs[0], -2)
         parts = []
-        for start in range(0, length, rows):
-            at = slice(start, start + rows)
-            weights = self._weights(q[..., at, :], k, mask[0] if mask else None, at)
+        for at in self._blocks(q, k) if few is None else [few]:
+            weights = attention_weights(q, k, mask[0] if mask else None, at, self.options)
             parts.append(weights.mT @ gs[0][..., at, :])
         total = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
         if groups > 1:
             total = total.unflatten(-3, (-1, groups)).sum(-3)
         return (total.sum_to_size(v.shape), *(None for _ in operands[1:]))
 
-    def _weights(self, q: Tensor, k: Tensor, mask: Tensor | None, at: slice) -> Tensor:
-        """The attention weights of the queries `at`; zero where every key is masked."""
-        scale = self.options["scale"]
-        scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
-        if self.options["is_causal"]:
-            hidden = torch.ones(at.stop, k.shape[-2], dtype=torch.bool, device=q.device).triu(1)
-            scores = scores.masked_fill(hidden[at][: q.shape[-2]], -torch.inf)
-        if mask is not None:
-            part = mask if mask.ndim < 2 or mask.shape[-2] == 1 else mask[..., at, :]
-            scores = scores.masked_fill(~part, -torch.inf) if part.dtype == torch.bool else scores + part
-        weights = torch.softmax(scores, -1, dtype=torch.float32 if q.dtype in HALF else None).to(q.dtype)
+    def _blocks(self, q: Tensor, k: Tensor) -> Iterator[slice]:
+        length, source = q.shape[-2], k.shape[-2]
+        rows = max(1, _BLOCK * length // max(q[..., 0].numel() * source, 1))
+        return (slice(start, start + rows) for start in range(0, length, rows))
+
+
+def attention_weights(
+    q: Tensor, k: Tensor, mask: Tensor | None, at: slice | Tensor, options: Mapping[str, Any]
+) -> Tensor:
+    """The attention weights of the queries `at`; zero where every key is masked."""
+    scale = options["scale"]
+    scores = q[..., at, :] @ _repeated(k, q, options).mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if options["is_causal"]:
+        order = torch.arange(max(q.shape[-2], k.shape[-2]), device=q.device)
+        scores = scores.masked_fill(order[: k.shape[-2]] > order[: q.shape[-2], None][at], -torch.inf)
+    if mask is not None:
+        part = mask if mask.ndim < 2 or mask.shape[-2] == 1 else mask[..., at, :]
+        scores = scores.masked_fill(~part, -torch.inf) if part.dtype == torch.bool else scores + part
+    wide = torch.float32 if q.dtype in HALF else None
+    if mask is None or not torch.is_grad_enabled():
+        weights = torch.softmax(scores, -1, dtype=wide).to(q.dtype)
         return weights if mask is None else weights.nan_to_num(0.0)
+    alone = (scores == -torch.inf).all(-1, keepdim=True)  # what is NaN in between has no derivative
+    return torch.softmax(scores.masked_fill(alone, 0.0), -1, dtype=wide).to(q.dtype).masked_fill(alone, 0.0)
+
+
+def _repeated(t: Tensor, q: Tensor, options: Mapping[str, Any]) -> Tensor:
+    """Keys or values, once for each of the heads of queries that share them."""
+    grouped = options["enable_gqa"] and t.shape[-3] != q.shape[-3]
+    return t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) if grouped else t
 
 
 class Entrance(Op):
@@ -96,14 +117,19 @@ class Entrance(Op):
     What an operand of the softmax gets was not taken from the others: it is excess of less than nothing. Queries and
     keys get the same amount in all, so that one of them accounts for both.
 
+    Where relevance came to a few queries alone, as it does in the last layer where one token's output is explained,
+    the kernel is left out, and the gradients are those of these queries.
+
     roles, shares   of the operands, which of them they are and which part of its gradient each gets
+    options         where few queries are looked for, how the kernel is called: its mask, if that does not enter, too
     """
 
     family = "fixed"
     kind = "attention"
     within = True
 
-    def __init__(self, roles: tuple[str, ...], shares: dict[str, float]) -> None:
+    def __init__(self, roles: tuple[str, ...], shares: Mapping[str, float], options: Mapping[str, Any] | None) -> None:
+        self.roles, self.options = roles, options
         self.shares = tuple(shares[r] for r in roles)
         pair = shares.get("q") == shares.get("k") and {"q", "k"} <= set(roles)
         times = {"v": 0.0, "q": 2.0, "k": 0.0} if pair else {"v": 0.0}
@@ -111,9 +137,34 @@ class Entrance(Op):
         self.times = tuple(times.get(r, 1.0) for r in roles)
         self.masks = tuple(r == "mask" for r in roles)
 
+    @property
+    def looks(self) -> bool:
+        """Whether few queries are looked for."""
+        return self.options is not None
+
     def keep(self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor]) -> Kept:
-        needed = tuple(x if times else None for x, times in zip(operands, self.times, strict=True))
+        # where few are looked for all are needed; the kernel keeps them anyway
+        needed = tuple(x if times or self.looks else None for x, times in zip(operands, self.times, strict=True))
         return needed, (None,) * len(outputs)
+
+    def few(self, g: Tensor) -> Tensor | None:
+        """What the kernel's backward is given of the gradient at its output: nothing, where `pull` is."""
+        queries = occupied(g, -2)
+        self.brought = None if queries is None else (queries, g.index_select(-2, queries))
+        return g if queries is None else None
+
+    def _of_few(self, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        (queries, g), self.brought = self.brought, None
+        options = self.options
+        assert options is not None
+
+        def attended(*entering: Tensor) -> Tensor:
+            given = dict(zip(self.roles, entering, strict=True))
+            q, k, v = (given[r].to(g.dtype) for r in ("q", "k", "v"))  # as the kernel took them, under autocast too
+            weights = attention_weights(q, k, given.get("mask", options["mask"]), queries, options)
+            return weights @ _repeated(v, q, options)
+
+        return vjp(attended, operands, g)
 
     def pull(
         self,
@@ -123,6 +174,8 @@ class Entrance(Op):
         gs: Sequence[Tensor | None],
         books: Any,
     ) -> tuple[Tensor | None, ...]:
+        if self.brought is not None:
+            gs = self._of_few(operands)
         for x, g, share, times, mask in zip(operands, gs, self.shares, self.times, self.masks, strict=True):
             if times and g is not None:
                 books.add("excess", _masked_product(x, g) if mask else dot(x, g), -share * times)

@@ -94,6 +94,8 @@ class Op:
     within: bool = False
     #: The linear map that made the operand, where this call is a batch norm that joins it.
     merged_into: Any = None
+    #: What came to it past the graph, for the next `pull`.
+    brought: Any = None
     #: Its own `pull` does the work, also where torch's gradient would do.
     explicit: bool = False
 

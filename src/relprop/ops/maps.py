@@ -165,7 +165,7 @@ class LinearMap(Op):
         books: Any,
     ) -> tuple[Tensor | None, ...]:
         op, a, z, g = self.ran_in(gs[0].dtype), operands[0], outputs[0], gs[0]
-        rows = occupied(g) if self.by_row and rule.by_output else None
+        rows = occupied(g.flatten(0, -2), 0) if self.by_row and rule.by_output else None
         if rows is None:
             return (op.pulled(rule, self.input(a), z, g, books),)
         return (op._of_rows(rows, rule, a, z, g, books),)

@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from relprop.errors import ModelStateError
-from relprop.ops.attention import Attention, Entrance
+from relprop.ops.attention import Attention
 from relprop.record.books import Ledger
 from relprop.record.graph import Graph
 from relprop.record.step import Visit
+from relprop.rules.base import as_is
 from relprop.site import Site
 
 
@@ -25,14 +26,13 @@ def attend(graph: Graph, ledger: Ledger, op: Attention, rule: Any, site: Site, o
     taken = {r: t for r, t in zip(op.roles, operands, strict=True) if shares.get(r)}
     if not taken:
         return graph.without(partial(op.kernel, {}))
-    entering = tuple(taken.values())
-    visit = Visit(Entrance(tuple(taken), shares), rule, site, ledger)
-    onward = graph.step(visit, partial(_views, entering), entering)
+    entering, entrance = tuple(taken.values()), op.entrance(taken, shares, few=graph.in_place)
+    onward = graph.step(Visit(entrance, rule, site, ledger), partial(_views, entering), entering)
     changed = {r: graph.constant(t) for r, t in zip(op.roles, operands, strict=True) if r not in taken}
     changed |= zip(taken, onward, strict=True)
     # the values' relevance is the output's
     lost = 1.0 - (shares.get("v", 0.0) if "v" in op.roles else 0.0)
-    result = graph.attended(op, changed, lost, site)
+    result = graph.attended(op, changed, lost, site, entrance.few if entrance.looks else as_is)
     if not result.requires_grad and any(t.requires_grad for t in changed.values()):
         raise ModelStateError(
             f"the attention kernel at {site.label} returned no gradient: choose another by torch.nn.attention."

@@ -14,7 +14,7 @@ from relprop.ops.attention import Attention
 from relprop.ops.base import Call
 from relprop.record.books import Ledger
 from relprop.record.facts import Facts
-from relprop.record.marks import mark, own, upcoming
+from relprop.record.marks import Pass, mark, own, upcoming
 from relprop.record.saved import Boxes
 from relprop.record.step import Visit, take
 from relprop.record.tensors import exchanged
@@ -166,16 +166,20 @@ class Graph:
         mark(result, since, self._ledger, share, before, entry)
         return result
 
-    def attended(self, op: Attention, changed: dict[str, Tensor], lost: float, site: Site) -> Tensor:
-        """The attention kernel on operands that share out their gradients; `lost`: the part of the output's relevance
-        that none of them stands for."""
+    def attended(self, op: Attention, changed: dict[str, Tensor], lost: float, site: Site, before: Pass) -> Tensor:
+        """The attention kernel on operands that share out their gradients.
+
+        lost    the part of the output's relevance that none of them stands for
+        before  what is done to the gradient first
+        """
         since, ledger = upcoming(), self._ledger
         result = op.kernel(changed)
         share = None
-        if lost or ledger.by_site:
+        if lost or ledger.by_site or before is not as_is:
             result = own(result, tuple(changed.values()), since, rows=False)
+        if lost or ledger.by_site:
             share = partial(_lost, result.detach(), lost, ledger, site)
-        mark(result, since, ledger, share, entry="excess", site=site)
+        mark(result, since, ledger, share, before, "excess", site)
         return result
 
     def without(self, run: Callable[[], Any]) -> Any:

@@ -14,7 +14,9 @@ from relprop.record.tensors import tensors
 from relprop.rules.base import as_is
 from relprop.site import Site
 
-Pass = Callable[[Tensor], Tensor]
+Share = Callable[[Tensor], Tensor]
+#: What is done to a gradient; None: nothing of it goes on.
+Pass = Callable[[Tensor], Tensor | None]
 #: The number of the node that this thread makes next.
 upcoming: Callable[[], int] = torch._C._autograd._get_sequence_nr
 
@@ -23,7 +25,7 @@ def mark(
     result: Any,
     since: int,
     ledger: Ledger,
-    share: Pass | None = None,
+    share: Share | None = None,
     before: Pass = as_is,
     entry: str = "constants",
     site: Site | None = None,
@@ -79,7 +81,7 @@ def _base(view: Tensor, since: int) -> Any:
 def _hang(
     node: Any,
     ledger: Ledger,
-    share: Pass | None,
+    share: Share | None,
     before: Pass,
     entry: str,
     site: Site | None,

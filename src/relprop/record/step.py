@@ -47,7 +47,7 @@ class Step(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gs: Any) -> Any:
         visit, count = ctx.visit, ctx.count
-        if gs[0] is None and all(g is None for g in gs):
+        if gs[0] is None and visit.op.brought is None and all(g is None for g in gs):
             return (None,) * (2 + count)
         saved = ctx.saved_tensors  # may recompute a checkpointed segment, which the recorder has to see
         with torch._C.DisableTorchFunction():

@@ -152,7 +152,7 @@ class Tape(Graph):
 
         return self._write(moving, run(*operands) if run is not None else call.run(), pull)
 
-    def attended(self, op: Any, changed: dict[str, Tensor], lost: float, site: Site) -> Tensor:
+    def attended(self, op: Any, changed: dict[str, Tensor], lost: float, site: Site, before: Any = as_is) -> Tensor:
         roles = [r for r, t in changed.items() if self.depends(t)]
         ledger, inputs, kernel = self._ledger, {**op.inputs, **changed}, as_it_runs(op.kernel)
 

@@ -45,8 +45,14 @@ def linear(call: Call) -> Op | Native | Expansion:
         return dependent_linear(call, a, w, b)
     made = as_map(call, a, Dense(w if w.layout is torch.strided else w.to_dense(), b))
     made.run = partial(dense, a, w, b)
-    vectors = w.ndim == 2 and (b is None or b.ndim == 1) and made.pad is None and made.lift is None
-    if vectors and a.is_cpu and a.numel() >= MANY * a.shape[-1]:
+    return _by_row(made, a)
+
+
+def _by_row(made: LinearMap, a: Tensor) -> LinearMap:
+    """A map of rows to rows: those without relevance are left out, as torch's own gradient does not."""
+    w, b = made.weight, made.bias
+    alike = w.ndim == 2 and (b is None or b.ndim == 1) and made.pad is None and made.lift is None
+    if alike and a.is_cpu and a.numel() >= MANY * a.shape[-1]:
         made.by_row = made.explicit = True
     return made
 
@@ -126,7 +132,7 @@ def _matmul(call: Call, x: Tensor, y: Tensor, bias: Tensor | None) -> Op | Nativ
     if (y if call.depends(x) else x).layout is not torch.strided:  # a graph's edges: as `torch.sparse.mm`, no map
         return Native(form="reduce") if bias is None else Expansion(lambda: plus(torch.matmul(x, y), bias))
     if call.depends(x):
-        return as_map(call, x, Matmul(y, bias, left=False))
+        return _by_row(as_map(call, x, Matmul(y, bias, left=False)), x)
     return as_map(call, y, Matmul(x, bias, left=True))
 
 

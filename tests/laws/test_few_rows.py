@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import relprop as rp
 from relprop import numerics
+from relprop.explain.forward import Request
 from relprop.ops import attention, maps
 from tests.support.compare import assert_close
 from tests.support.networks import ready
@@ -144,3 +145,48 @@ def test_rows_that_are_occupied() -> None:
     g[0, :40] = 1.0
     assert numerics.occupied(g, 1) is None, "too many"
     assert numerics.occupied(torch.zeros(numerics.MANY - 1, 4).index_fill(0, torch.tensor([3]), 1.0), 0) is None
+
+
+class Everywhere(nn.Module):
+    """The outputs of all tokens, so that each target is about other ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.head = nn.ModuleList([Layer("causal"), Layer("plain")]), nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("preset", ["AttnLRP", "AttnLRP, gamma", "CPLRP"])
+def test_one_forward_for_few_and_for_all(preset: str) -> None:
+    model, x = ready(Everywhere()), torch.randn(2, TOKENS, WIDTH, dtype=torch.float64)
+    every = torch.ones(2, TOKENS, 3, dtype=torch.bool)
+    targets = [(0, 1), every, (-1, 1), (slice(3, 9), 2), every]
+    lrp = rp.LRP(model, PRESETS[preset])
+    for target, found in zip(targets, lrp.explain(x, targets=targets), strict=True):
+        assert_close(found.relevance, lrp.explain(x, target=target).relevance, 1e-9)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("rule", [rp.Zero(), rp.Epsilon(1e-3), rp.Gamma(0.25)], ids=str)
+def test_below_a_relu(rule: rp.Rule, inplace: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ready(nn.Sequential(nn.Linear(WIDTH, 9), nn.ReLU(inplace), nn.Linear(9, 4), nn.ReLU(inplace)))
+    x, relevance = torch.randn(2, TOKENS, WIDTH, dtype=torch.float64), torch.zeros(2, TOKENS, 4, dtype=torch.float64)
+    relevance[:, 5] = torch.rand(2, 4, dtype=torch.float64) * (model(x)[:, 5] > 0)
+    few = rp.LRP(model, rule).explain(x, target=relevance).relevance
+    Looks(monkeypatch, blind=True)
+    every = rp.LRP(model, rule).explain(x, target=relevance).relevance
+    assert_close(few, every, 1e-9)
+    alone = rp.LRP(model, rule).explain(x[:, 5], target=relevance[:, 5]).relevance
+    assert_close(few[:, 5], alone, 1e-9, "by torch's own gradient, of one row")
+
+
+@pytest.mark.parametrize("rule", [rp.Zero(), rp.Gradient(), rp.Epsilon(1e-3)], ids=str)
+def test_nothing_is_kept_for_it(rule: rp.Rule) -> None:
+    model, x = ready(nn.Sequential(nn.Linear(WIDTH, 9), nn.Linear(9, 4))), torch.randn(2, TOKENS, WIDTH).double()
+    forward = rp.LRP(model, rule).recorded(Request(((0, 1),), "value"), (x,), {})
+    kept = forward.recorder.boxes.size(besides=model.parameters())
+    assert kept == (0 if rule != rp.Epsilon(1e-3) else 2 * TOKENS * (9 + 4) * 8)

@@ -173,15 +173,15 @@ def test_one_forward_for_few_and_for_all(preset: str) -> None:
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("rule", [rp.Zero(), rp.Epsilon(1e-3), rp.Gamma(0.25)], ids=str)
 def test_below_a_relu(rule: rp.Rule, inplace: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = ready(nn.Sequential(nn.Linear(WIDTH, 9), nn.ReLU(inplace), nn.Linear(9, 4), nn.ReLU(inplace)))
-    x, relevance = torch.randn(2, TOKENS, WIDTH, dtype=torch.float64), torch.zeros(2, TOKENS, 4, dtype=torch.float64)
-    relevance[:, 5] = torch.rand(2, 4, dtype=torch.float64) * (model(x)[:, 5] > 0)
-    few = rp.LRP(model, rule).explain(x, target=relevance).relevance
+    model = ready(nn.Sequential(nn.Linear(WIDTH, 9), nn.ReLU(inplace), nn.Linear(9, 4)))
+    x, lrp = torch.randn(2, TOKENS, WIDTH, dtype=torch.float64), rp.LRP(model, rule)
+    alone = lrp.explain(x[:, 5], target=1).relevance  # by torch's own gradient, where that will do
+    few = [lrp.explain(x, target=(5, 1), audit=audit).relevance for audit in ("total", "sites")]
     Looks(monkeypatch, blind=True)
-    every = rp.LRP(model, rule).explain(x, target=relevance).relevance
-    assert_close(few, every, 1e-9)
-    alone = rp.LRP(model, rule).explain(x[:, 5], target=relevance[:, 5]).relevance
-    assert_close(few[:, 5], alone, 1e-9, "by torch's own gradient, of one row")
+    every = [lrp.explain(x, target=(5, 1), audit=audit).relevance for audit in ("total", "sites")]
+    for found in (*few, *every):
+        assert_close(found[:, 5], alone, 1e-9)
+        assert found.count_nonzero() == found[:, 5].count_nonzero()
 
 
 @pytest.mark.parametrize("rule", [rp.Zero(), rp.Gradient(), rp.Epsilon(1e-3)], ids=str)

@@ -73,7 +73,7 @@ class Weighting(Op):
         parts = []
         for at in self._blocks(q, k) if few is None else [few]:
             weights = attention_weights(q, k, mask[0] if mask else None, at, self.options)
-            parts.append(weights.mT @ gs[0][..., at, :])
+            parts.append(weights.mT @ _some(gs[0], at))
         total = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
         if groups > 1:
             total = total.unflatten(-3, (-1, groups)).sum(-3)
@@ -90,12 +90,12 @@ def attention_weights(
 ) -> Tensor:
     """The attention weights of the queries `at`; zero where every key is masked."""
     scale = options["scale"]
-    scores = q[..., at, :] @ _repeated(k, q, options).mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = _some(q, at) @ _repeated(k, q, options).mT * (q.shape[-1] ** -0.5 if scale is None else scale)
     if options["is_causal"]:
         order = torch.arange(max(q.shape[-2], k.shape[-2]), device=q.device)
         scores = scores.masked_fill(order[: k.shape[-2]] > order[: q.shape[-2], None][at], -torch.inf)
     if mask is not None:
-        part = mask if mask.ndim < 2 or mask.shape[-2] == 1 else mask[..., at, :]
+        part = mask if mask.ndim < 2 or mask.shape[-2] == 1 else _some(mask, at)
         scores = scores.masked_fill(~part, -torch.inf) if part.dtype == torch.bool else scores + part
     wide = torch.float32 if q.dtype in HALF else None
     if mask is None or not torch.is_grad_enabled():
@@ -103,6 +103,10 @@ def attention_weights(
         return weights if mask is None else weights.nan_to_num(0.0)
     alone = (scores == -torch.inf).all(-1, keepdim=True)  # what is NaN in between has no derivative
     return torch.softmax(scores.masked_fill(alone, 0.0), -1, dtype=wide).to(q.dtype).masked_fill(alone, 0.0)
+
+
+def _some(t: Tensor, at: slice | Tensor) -> Tensor:
+    return t[..., at, :] if isinstance(at, slice) else t.index_select(-2, at)
 
 
 def _repeated(t: Tensor, q: Tensor, options: Mapping[str, Any]) -> Tensor:

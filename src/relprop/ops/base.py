@@ -24,7 +24,12 @@ Kept = tuple[Sequence[Tensor | None], Sequence[Tensor | None]]
 
 
 class Books(Protocol):
-    """Where a rule writes down the relevance that does not reach an operand: `times * amount`."""
+    """Where a rule writes down the relevance that does not reach an operand: `times * amount`.
+
+    dense   in how many maps of rows most of these had relevance
+    """
+
+    dense: int
 
     def add(self, entry: str, amount: Tensor, times: float = 1.0) -> None: ...
 

@@ -21,6 +21,10 @@ from relprop.ops.base import Kept, Op
 Made = TypeVar("Made")
 
 
+#: Once relevance stood on most rows of so many maps, it will do so further down.
+_ENOUGH = 4
+
+
 class LinearMap(Op):
     """A call `z = A(w) a + b`.
 
@@ -165,7 +169,10 @@ class LinearMap(Op):
         books: Any,
     ) -> tuple[Tensor | None, ...]:
         op, a, z, g = self.ran_in(gs[0].dtype), operands[0], outputs[0], gs[0]
-        rows = occupied(g.flatten(0, -2), 0) if self.by_row and rule.by_output else None
+        rows = None
+        if self.by_row and rule.by_output and books.dense < _ENOUGH:
+            rows = occupied(g.flatten(0, -2), 0)
+            books.dense += rows is None
         if rows is None:
             return (op.pulled(rule, self.input(a), z, g, books),)
         return (op._of_rows(rows, rule, a, z, g, books),)
@@ -190,7 +197,7 @@ class LinearMap(Op):
         token's output is explained: the others are left out."""
 
         def some(t: Tensor | None) -> Any:
-            return None if t is None else t.reshape(-1, t.shape[-1])[rows]
+            return None if t is None else t.reshape(-1, t.shape[-1]).index_select(0, rows)
 
         shape, _, dtype = self.layout
         part = copy.copy(self)

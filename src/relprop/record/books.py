@@ -27,6 +27,7 @@ class Ledger:
     def begin(self, by_site: bool = False) -> None:
         """Empty it. `by_site`: keep the books of every site too."""
         self.by_site = by_site
+        self.dense = 0
         self._amounts: list[Tensor] = []
         self._entries: list[tuple[str, float]] = []
         self._sites: defaultdict[int, defaultdict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))

@@ -46,7 +46,7 @@ class Identity(Rule):
 
     def keeps(self, op: Any) -> tuple[bool, bool]:
         closed = getattr(op, "times", None) is not None or getattr(op, "quotient", None) is not None
-        return True, op.carrying or not closed
+        return True, op.carrying or not (closed and self.by_quotient)
 
     def elementwise(self, op: Elementwise, x: Tensor, y: Tensor | None, g: Tensor, books: Books) -> Tensor:
         if y is None:

@@ -47,6 +47,16 @@ class Rule:
     by_output: ClassVar[bool] = False
     by_quotient: ClassVar[bool] = False
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A class of somebody else's that has a method of its own is taken at that: what was known of the method that
+        it replaces holds no longer, unless the class says so itself."""
+        super().__init_subclass__(**options)
+        own = vars(cls)
+        if not cls.__module__.startswith("relprop.") and any(name in own for name in (*FAMILIES, "pull")):
+            for name in ("native", "constant", "keeps", "rectifies", "by_output", "by_quotient"):
+                if name not in own:
+                    setattr(cls, name, getattr(Rule, name))
+
     def serves(self, family: str) -> bool:
         return family == "fixed" or callable(getattr(self, family, None))
 

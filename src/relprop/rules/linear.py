@@ -47,6 +47,12 @@ class LinearRule(Rule):
     home: ClassVar[tuple[str, ...]] = ("linear",)
     rectifies: ClassVar[bool] = True
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        own = vars(cls)
+        if not cls.__module__.startswith("relprop.") and "pull" in own and "linear" not in own:
+            cls.linear = LinearRule.linear  # type: ignore[method-assign]  # which asks `pull`, and knows no short form
+
     def __post_init__(self) -> None:
         check_choice(self, "bias", ("absorb", "zero", "distribute"))
         check_epsilon(self)

@@ -14,6 +14,7 @@ from relprop.record.nodes import NODES
 from tests.architectures.arch_models import draw, make
 from tests.reference.recipe import fill
 from tests.support.compare import assert_close
+from tests.support.networks import Of
 
 
 class Deep(nn.Module):
@@ -163,22 +164,13 @@ class Segment(nn.Module):
 
     def __init__(self, function: Any, way: str) -> None:
         super().__init__()
-        self.inner = nn.Sequential(nn.Linear(4, 4), Function(function))
+        self.inner = nn.Sequential(nn.Linear(4, 4), Of(function))
         self.head, self.way = nn.Linear(4, 2), way
 
     def forward(self, x: Tensor) -> Tensor:
         if self.way == "plain":
             return self.head(self.inner(x))
         return self.head(checkpoint(self.inner, x, use_reentrant=self.way == "reentrant"))
-
-
-class Function(nn.Module):
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def _determinant(h: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from relprop.record.nodes import NODES
 from tests.architectures.arch_models import draw
 from tests.reference.recipe import fill
 from tests.support.compare import assert_close
+from tests.support.networks import Of
 from tests.support.state import assert_same_state, snapshot
 
 
@@ -40,17 +41,6 @@ class Custom(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(Softplus2.apply(self.first(x)))
-
-
-class Calls(nn.Module):
-    """Any function of a hidden layer."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, h: Tensor) -> Tensor:
-        return self.function(h)
 
 
 class Scripted(nn.Module):
@@ -230,7 +220,7 @@ def test_values_that_leave_the_graph_are_listed(read: Any) -> None:
 def test_every_node_of_an_unlisted_function_bears_its_name(name: str) -> None:
     """Some make several nodes, and end in one of degree one."""
     call = getattr(torch, name)
-    model = nn.Sequential(nn.Linear(4, 4), Calls(call))
+    model = nn.Sequential(nn.Linear(4, 4), Of(call))
     with pytest.raises(rp.UnknownOperationError) as caught:
         rp.LRP(model).explain(torch.randn(4, 4), target=lambda y: y.sum())
     said = str(caught.value).splitlines()
@@ -242,7 +232,7 @@ def test_every_node_of_an_unlisted_function_bears_its_name(name: str) -> None:
 
 
 def test_vmap_is_named_with_the_module_it_ends() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), Calls(torch.vmap(torch.sin)), nn.Linear(4, 2))
+    model = nn.Sequential(nn.Linear(4, 4), Of(torch.vmap(torch.sin)), nn.Linear(4, 2))
     with pytest.raises(rp.UnknownOperationError, match=r"SinBackward0 in module '1'.* \(in torch\.vmap"):
         rp.LRP(model).explain(torch.randn(4, 4), target=0)
 

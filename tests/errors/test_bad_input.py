@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import relprop as rp
-from tests.support.networks import Cubed, residual_net, unet
+from tests.support.networks import Cubed, Of, residual_net, unet
 from tests.support.state import assert_same_state, snapshot
 
 
@@ -99,15 +99,6 @@ def test_torchscript(how: str, part: bool) -> None:
 # -- operations without a rule --
 
 
-class Inner(nn.Module):
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
 UNKNOWN = {
     "a custom autograd.Function": (Cubed.apply, "Cubed"),
     "a determinant": (lambda x: torch.linalg.det(x[:, :4].view(-1, 2, 2))[:, None] + x, "linalg_det"),
@@ -122,7 +113,7 @@ UNKNOWN = {
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_operation_without_a_rule(name: str) -> None:
     function, pattern = UNKNOWN[name]
-    model = nn.Sequential(nn.Linear(4, 6), nn.Sequential(Inner(function)), nn.Linear(6, 3)).double()
+    model = nn.Sequential(nn.Linear(4, 6), nn.Sequential(Of(function)), nn.Linear(6, 3)).double()
     if name == "a function applied to a slice in place":
         # it may be served; what it must not do is pass in silence as a plain gradient
         try:
@@ -130,7 +121,7 @@ def test_operation_without_a_rule(name: str) -> None:
         except rp.UnknownOperationError:
             pass
         else:
-            reference = nn.Sequential(model[0], Inner(lambda x: torch.cat([x[:, :2].sigmoid(), x[:, 2:]], 1)), model[2])
+            reference = nn.Sequential(model[0], Of(lambda x: torch.cat([x[:, :2].sigmoid(), x[:, 2:]], 1)), model[2])
             expected = rp.LRP(reference, rp.Zero()).explain(X, target=0, seed="one").relevance
             assert torch.allclose(found.relevance, expected)
             return
@@ -139,7 +130,7 @@ def test_operation_without_a_rule(name: str) -> None:
 
 
 def test_unknown_operation_may_pass_by_request() -> None:
-    model = nn.Sequential(nn.Linear(4, 6), Inner(Cubed.apply), nn.Linear(6, 3)).double()
+    model = nn.Sequential(nn.Linear(4, 6), Of(Cubed.apply), nn.Linear(6, 3)).double()
     found = rp.LRP(model, rp.Zero()).explain(X, target=0, unknown="gradient")
     assert torch.isfinite(found.relevance).all()
     assert "Cubed" in str(found.audit), "the audit says what was let pass"

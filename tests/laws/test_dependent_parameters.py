@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import relprop as rp
 from tests.architectures.arch_models import draw
 from tests.support.compare import assert_close
+from tests.support.networks import Of
 
 Form = Callable[..., Tensor]
 
@@ -213,14 +214,6 @@ def test_other_names(name: str) -> None:
     x = draw(3, 4, seed=5)
     relevance = draw(*call(x).shape, seed=3)
 
-    class Of(nn.Module):
-        def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-            super().__init__()
-            self.function = function
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.function(x)
-
     for composite in (rp.Zero(), rp.ZPlus()):
         found, wanted = (rp.LRP(Of(f), composite).explain(x, target=relevance) for f in (call, written_out))
         assert_close(found.output, wanted.output, 1e-12)
@@ -253,12 +246,9 @@ REFUSED: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.filterwarnings("ignore:.*_reduce.*:UserWarning")
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_no_rule_is_named(name: str) -> None:
-    class Of(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return REFUSED[name](2.0 * x)
-
+    model = Of(lambda x: REFUSED[name](2.0 * x))
     with pytest.raises(rp.UnknownOperationError, match=f"{name}: .* no rule. Give the module around it one"):
-        rp.LRP(Of(), rp.Zero()).explain(draw(3, 4), target=lambda y: y.flatten()[0:1])
+        rp.LRP(model, rp.Zero()).explain(draw(3, 4), target=lambda y: y.flatten()[0:1])
 
 
 def test_a_random_slope_is_refused() -> None:

@@ -14,18 +14,10 @@ from torch.nn import functional
 
 import relprop as rp
 from tests.support.compare import assert_close
+from tests.support.networks import Of
 
 ENDS = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 NORMS = [0.5, 1.0, 2.0, 3.0, float("inf")]
-
-
-class Of(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def lengths(x: Tensor, ends: Tensor, p: float) -> Tensor:

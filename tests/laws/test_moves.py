@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import relprop as rp
+from tests.support.networks import Of
 
 MOVES: dict[str, Callable[[Tensor], Tensor]] = {
     "rot90": lambda h: h.rot90(1, (0, 1)),
@@ -21,22 +22,13 @@ MOVES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Moving(nn.Module):
-    def __init__(self, move: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.move = move
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.move(x)
-
-
 @pytest.mark.parametrize("known", [False, True], ids=["nothing known", "known to be positive"])
 @pytest.mark.parametrize("name", MOVES)
 def test_relevance_follows_the_entries(name: str, known: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, 4, generator=generator, dtype=torch.float64)
     x = x.abs() if known else x
-    model = nn.Sequential(nn.ReLU(), Moving(MOVES[name])) if known else Moving(MOVES[name])
+    model = nn.Sequential(nn.ReLU(), Of(MOVES[name])) if known else Of(MOVES[name])
     weights = torch.randn(model(x).shape, generator=generator, dtype=torch.float64)
     found = rp.LRP(model, rp.UniformEpsilon(epsilon=0.0)).explain(x, target=lambda y: y, seed=weights * model(x))
 

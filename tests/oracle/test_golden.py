@@ -15,6 +15,7 @@ from tests.oracle import formulas as f
 from tests.oracle.dense import densify
 from tests.oracle.formulas import Formula
 from tests.support.compare import assert_close, assert_digits
+from tests.support.networks import Of
 
 TINY = 1e-30
 D = torch.float64
@@ -264,18 +265,9 @@ def test_two_inputs() -> None:
 # -- products, sums, softmax, norms: by hand --
 
 
-class Function(nn.Module):
-    def __init__(self, function: object) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args: Tensor) -> Tensor:
-        return self.function(*args)  # type: ignore[operator]
-
-
 def pair(function: object, a: object, b: object, relevance: object, rule: object = None) -> tuple[Tensor, Tensor]:
     a, b, relevance = (torch.tensor([value], dtype=D) for value in (a, b, relevance))
-    first, second = rp.LRP(Function(function), rule or rp.Zero()).explain(a, b, target=relevance).relevance
+    first, second = rp.LRP(Of(function), rule or rp.Zero()).explain(a, b, target=relevance).relevance
     return first[0], second[0]
 
 

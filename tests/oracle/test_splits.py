@@ -12,21 +12,13 @@ from torch.nn import functional
 import relprop as rp
 from tests.oracle.dense import densify
 from tests.support.compare import assert_close, assert_digits
+from tests.support.networks import Of
 
 D = torch.float64
 
 
-class Function(nn.Module):
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args: Tensor) -> Tensor:
-        return self.function(*args)
-
-
 def split(function: Callable[..., Tensor], args: tuple[Tensor, ...], r: Tensor, rule: object) -> tuple[Tensor, ...]:
-    found = rp.LRP(Function(function), rule).explain(*args, target=r).relevance
+    found = rp.LRP(Of(function), rule).explain(*args, target=r).relevance
     return found if isinstance(found, tuple) else (found,)
 
 
@@ -102,7 +94,7 @@ def test_sum_with_a_constant(rule: str) -> None:
     """What a constant addend takes is not handed to anybody else: it stands in the audit."""
     a, r, c = torch.randn(3, 4, dtype=D), torch.randn(3, 4, dtype=D), torch.randn(4, dtype=D)
     value, shares = SUMS[rule]
-    model = Function(lambda a: a + c)
+    model = Of(lambda a: a + c)
     found = rp.LRP(model, value).explain(a, target=r)
     if rule == "signed":
         assert_close(found.relevance, shares([a, c.expand_as(a)])[0] * r, 1e-10)
@@ -195,11 +187,11 @@ AVERAGES: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     "avg_pool3d": (nn.AvgPool3d(2), (1, 4, 2, 2)),
     "adaptive": (nn.AdaptiveAvgPool2d((2, 3)), (2, 5, 4)),
     "adaptive, up": (nn.AdaptiveAvgPool2d(4), (2, 3, 3)),
-    "mean": (Function(lambda x: x.mean((2, 3))), (2, 3, 4)),
-    "sum": (Function(lambda x: x.sum(-1)), (2, 3)),
+    "mean": (Of(lambda x: x.mean((2, 3))), (2, 3, 4)),
+    "sum": (Of(lambda x: x.sum(-1)), (2, 3)),
     "interpolate": (nn.Upsample(scale_factor=2, mode="bilinear"), (2, 3, 3)),
     "nearest": (nn.Upsample(scale_factor=2), (2, 3, 3)),
-    "cumsum": (Function(lambda x: x.cumsum(1)), (4,)),
+    "cumsum": (Of(lambda x: x.cumsum(1)), (4,)),
 }
 
 
@@ -221,15 +213,15 @@ MAXIMA: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "max_pool2d ceil mode": (nn.MaxPool2d(2, ceil_mode=True), (2, 5, 5)),
     "max_pool3d": (nn.MaxPool3d(2), (1, 4, 2, 2)),
     "adaptive": (nn.AdaptiveMaxPool2d(2), (2, 5, 4)),
-    "amax": (Function(lambda x: x.amax((2, 3))), (2, 3, 4)),
-    "max": (Function(lambda x: x.max(2).values), (2, 3, 4)),
-    "with indices": (Function(lambda x: functional.max_pool2d(x, 2, return_indices=True)[0]), (2, 4, 4)),
+    "amax": (Of(lambda x: x.amax((2, 3))), (2, 3, 4)),
+    "max": (Of(lambda x: x.max(2).values), (2, 3, 4)),
+    "with indices": (Of(lambda x: functional.max_pool2d(x, 2, return_indices=True)[0]), (2, 4, 4)),
     "unpooled": (
-        Function(lambda x: functional.max_unpool2d(*functional.max_pool2d(x, 2, return_indices=True), 2)),
+        Of(lambda x: functional.max_unpool2d(*functional.max_pool2d(x, 2, return_indices=True), 2)),
         (2, 4, 4),
     ),
-    "topk": (Function(lambda x: x.topk(2, dim=1).values), (5,)),
-    "sort": (Function(lambda x: x.sort(dim=1).values), (5,)),
+    "topk": (Of(lambda x: x.topk(2, dim=1).values), (5,)),
+    "sort": (Of(lambda x: x.sort(dim=1).values), (5,)),
 }
 
 

@@ -92,10 +92,30 @@ def test_what_counted_as_a_constant_has_a_method() -> None:
     assert_close(found.relevance, rp.LRP(model, rp.Zero()).explain(x, target=0).relevance, 1e-12)
 
 
-def test_a_linear_map_is_not_run_natively() -> None:
+class Doubling:
+    """A method from beside the rules."""
+
+    linear = TwiceZero.linear
+
+
+class TwiceBeside(Doubling, rp.Zero):
+    pass
+
+
+class TwiceAgain(TwiceBeside):
+    pass
+
+
+class SaysItself(TwiceZero):
+    native = rp.Zero.native
+
+
+@pytest.mark.parametrize("rule", [TwiceZero(), TwiceBeside(), TwiceAgain()], ids=str)
+def test_a_linear_map_is_not_run_natively(rule: rp.Rule) -> None:
     model, x = ready(nn.Linear(4, 3)), torch.randn(2, 4, dtype=torch.float64)
     with pytest.raises(rp.AuditError):  # it doubles what it passes
-        rp.LRP(model, TwiceZero()).explain(x, target=0)
+        rp.LRP(model, rule).explain(x, target=0)
+    assert rp.LRP(model, SaysItself()).explain(x, target=0).audit.balanced
 
 
 @pytest.mark.parametrize("inplace", [False, True])

@@ -22,6 +22,14 @@ FAMILIES = ("linear", "elementwise", "sum", "product", "pool", "norm", "softmax"
             "selection")  # fmt: skip
 
 
+#: By these a rule says what it does: `pull` is the linear rules' own.
+_METHODS = frozenset((*FAMILIES, "pull"))
+
+
+def _ours(cls: type) -> bool:
+    return cls.__module__ == "builtins" or cls.__module__.startswith("relprop.")
+
+
 def as_is(g: Tensor) -> Tensor:
     """The gradient runs natively."""
     return g
@@ -48,14 +56,16 @@ class Rule:
     by_quotient: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """A class of somebody else's that has a method of its own is taken at that: what was known of the method that
-        it replaces holds no longer, unless the class says so itself."""
+        """A rule of somebody else's that has a method of its own, or takes one from a class beside ours, is taken at
+        that: what we know of the method that it replaces holds no longer, unless it says so itself."""
         super().__init_subclass__(**options)
-        own = vars(cls)
-        if not cls.__module__.startswith("relprop.") and any(name in own for name in (*FAMILIES, "pull")):
-            for name in ("native", "constant", "keeps", "rectifies", "by_output", "by_quotient"):
-                if name not in own:
-                    setattr(cls, name, getattr(Rule, name))
+        order = cls.__mro__
+        own = next((i for i, c in enumerate(order) if not _ours(c) and not _METHODS.isdisjoint(vars(c))), None)
+        if own is None:
+            return
+        for name in ("native", "constant", "keeps", "rectifies", "by_output", "by_quotient"):
+            if next(i for i, c in enumerate(order) if name in vars(c)) > own:
+                setattr(cls, name, getattr(Rule, name))
 
     def serves(self, family: str) -> bool:
         return family == "fixed" or callable(getattr(self, family, None))

@@ -49,8 +49,8 @@ class LinearRule(Rule):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        own = vars(cls)
-        if not cls.__module__.startswith("relprop.") and "pull" in own and "linear" not in own:
+        pull, linear = (next(i for i, c in enumerate(cls.__mro__) if name in vars(c)) for name in ("pull", "linear"))
+        if pull < linear:
             cls.linear = LinearRule.linear  # type: ignore[method-assign]  # which asks `pull`, and knows no short form
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """What a torch call is: the table from torch functions to operations, one file a family."""
 
-from relprop.ops import (
+from relprop.ops import (  # noqa: F401  each enters its parsers into the table
     arithmetic,
     attention,
     cuts,
@@ -27,21 +27,3 @@ from relprop.ops.base import Op as Op
 from relprop.ops.maps import LinearMap as LinearMap
 from relprop.ops.table import TABLE as TABLE
 from relprop.ops.table import op as op
-
-FILES = (
-    arithmetic,
-    attention,
-    cuts,
-    distance,
-    elementwise,
-    linear,
-    loss,
-    norm,
-    placed,
-    pool,
-    product,
-    recurrent,
-    selection,
-    softmax,
-    structure,
-)

@@ -14,6 +14,7 @@ import relprop as rp
 from relprop import numerics
 from relprop.explain.forward import Request
 from relprop.ops import attention, maps
+from relprop.units import Dimensions
 from tests.support.compare import assert_close
 from tests.support.networks import ready
 
@@ -114,8 +115,15 @@ def test_the_same_as_of_all_rows(form: str, preset: str, token: int, monkeypatch
     model, x = ready(Model(form, token)), torch.randn(2, TOKENS, WIDTH, dtype=torch.float64)
     lrp = rp.LRP(model, PRESETS[preset])
 
+    places = ["layers.1.o", "layers.1.o:in", "layers.1.q", "layers.0"]
+
     def explained(audit: Any) -> list[rp.Explanation]:
-        return [lrp.explain(x, target=1, audit=audit), *lrp.explain(x, targets=[0, 2], audit=audit)]
+        through = {"layers.0": Dimensions([0, 2, 5])}
+        return [
+            lrp.explain(x, target=1, audit=audit, layers=places),
+            *lrp.explain(x, targets=[0, 2], audit=audit),
+            lrp.explain(x, target=1, audit=audit, conditions=through),
+        ]
 
     for audit in ("total", "sites"):
         with monkeypatch.context() as patch:
@@ -126,6 +134,9 @@ def test_the_same_as_of_all_rows(form: str, preset: str, token: int, monkeypatch
             expected = explained(audit)
         for one, other in zip(found, expected, strict=True):
             assert_close(one.relevance, other.relevance, 1e-9)
+            assert one.layers.keys() == other.layers.keys()
+            for place, there in one.layers.items():
+                torch.testing.assert_close(there, other.layers[place], rtol=1e-9, atol=1e-12 * one.audit.scale)
             assert dict(one.audit.rows()) == pytest.approx(dict(other.audit.rows()), abs=1e-9 * one.audit.scale)
             assert one.audit.books.keys() == other.audit.books.keys()
         by_row = preset != "stabiliser of all rows"

@@ -253,14 +253,18 @@ def entrywise(make: Callable[..., Tensor], *tensors: Tensor, dtype: torch.dtype)
     return result
 
 
-def damped(g: Tensor, z: Tensor, eps: float, nonneg: bool = False) -> Tensor:
+def damped(g: Tensor, z: Tensor, eps: float, nonneg: bool = False, spent: bool = False) -> Tensor:
     """`g z / (z + eps sign z)`, which is `g - eps g / (|z| + eps)`: the sign cancels, and one block is allocated.
 
     nonneg   `z` is known to have no negative entry
+    spent    and may be written over: then none is
     """
     if torch.is_grad_enabled() or g.is_complex() or g.shape != z.shape:
         return g - eps * g / (z.abs() + eps)
-    den = z + eps if nonneg else z.abs().add_(eps)
+    if nonneg:
+        den = z.detach().add_(eps) if spent else z + eps
+    else:
+        den = z.abs().add_(eps)
     return torch.addcdiv(g, g, den, value=-eps, out=den)
 
 

@@ -162,6 +162,7 @@ def _gradients(recorder: Recorder, front: Front, wanted: Sequence[Tensor], keep:
         return [None] * len(wanted)
     if isinstance(recorder.graph, Tape):
         return recorder.graph.gradients(front, wanted)
+    recorder.ledger.last = not keep
     with outside_inference():
         if not (recorder.checkpointed or recorder.reentrant):
             return _engine(front, wanted, keep)

@@ -27,11 +27,13 @@ class Books(Protocol):
     """Where a rule writes down the relevance that does not reach an operand: `times * amount`.
 
     dense   in how many maps of rows most of these had relevance
+    spent   whether nobody reads a tensor any more that the graph kept, so that it may be written over
     """
 
     dense: int
 
     def add(self, entry: str, amount: Tensor, times: float = 1.0) -> None: ...
+    def spent(self, kept: Tensor) -> bool: ...
 
 
 class Fact:

@@ -107,7 +107,7 @@ class Conv(LinearMap):
             r = self._placed(s, w, full)
         else:
             if full.is_meta or full.dtype != w.dtype:  # its values do not matter
-                full = s.new_empty_strided(full.shape, full.stride())
+                full = _in_memory_of(s, full)
             r = torch.ops.aten.convolution_backward(s, full, w, None, *self.geometry, [True, False, False])[0]
         return r if a.ndim == self.kernel.ndim else r.squeeze(0)
 
@@ -210,6 +210,13 @@ class Conv(LinearMap):
         inputs = self.kernel.shape[0] // self.groups if self.transposed else self.kernel.shape[1]
         count = taps * inputs
         return count if a.ndim == self.kernel.ndim else count.squeeze(0)
+
+
+def _in_memory_of(s: Tensor, like: Tensor) -> Tensor:
+    """A tensor of that layout whose values do not matter: where `s` is as large, no further memory is asked for."""
+    if like.numel() <= s.numel() and like.is_contiguous() and s.is_contiguous():
+        return s.view(-1)[: like.numel()].view(like.shape)
+    return s.new_empty_strided(like.shape, like.stride())
 
 
 def _product(s: Tensor, w: Tensor) -> Tensor:

@@ -9,16 +9,21 @@ import torch
 from torch import Tensor
 
 from relprop.numerics import nonzero, numbers
+from relprop.record.saved import alone
 from relprop.site import Site
 
 #: The entries, in the order in which they are shown.
 ENTRIES = ("bias", "epsilon", "constants", "excess", "excluded")
+#: From so many entries on it pays to look who holds a tensor.
+_LARGE = 1 << 16
 
 
 class Ledger:
     """Amounts are scalar tensors that stay on the device until the totals are asked for.
 
     The nodes of a graph hold its one ledger (and through it nothing of the graph); each backward begins it anew.
+
+    last  whether the graph serves no further backward
     """
 
     def __init__(self) -> None:
@@ -27,6 +32,7 @@ class Ledger:
     def begin(self, by_site: bool = False) -> None:
         """Empty it. `by_site`: keep the books of every site too."""
         self.by_site = by_site
+        self.last = False
         self.dense = 0
         self._amounts: list[Tensor] = []
         self._entries: list[tuple[str, float]] = []
@@ -47,6 +53,11 @@ class Ledger:
         self._entries.append((entry, times))
         if self.by_site and self._site is not None:
             self._sites[self._site.index][entry].append(amount if times == 1 else times * amount)
+
+    def spent(self, kept: Tensor) -> bool:
+        """Whether a tensor that the graph kept may be written over: this is the last backward through the graph, and
+        nobody else holds its memory. Asked of large ones alone."""
+        return self.last and not self.by_site and kept.numel() >= _LARGE and alone(kept)
 
     def flow(
         self,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -138,3 +140,38 @@ class Boxes:
 
 def _unpack(box: Box) -> Tensor:
     return box.value
+
+
+def alone(kept: Tensor) -> bool:
+    """Whether nobody but the node that reads it in its backward holds the memory of a tensor."""
+    return kept._base is None and kept.layout is torch.strided and _holders(kept) == _of_one_node()
+
+
+def _holders(tensor: Tensor) -> tuple[int, int]:
+    """How many hold a tensor's memory: in torch, and in Python as a storage."""
+    storage = tensor.untyped_storage()
+    return torch._C._storage_Use_Count(storage._cdata), sys.getrefcount(storage)
+
+
+@lru_cache(maxsize=1)
+def _of_one_node() -> tuple[int, int]:
+    """How many do of what a node reads in its backward where nobody else does: it is torch's affair how many tensors
+    it makes of one on the way, so a node is asked."""
+    found: list[tuple[int, int]] = []
+
+    class Node(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            y = x.clone()
+            ctx.save_for_backward(y)
+            return y
+
+        @staticmethod
+        def backward(ctx: Any, *gs: Any) -> Any:
+            found.append(_holders(ctx.saved_tensors[0]))
+            return gs[0]
+
+    with torch._C.DisableTorchFunction(), torch.inference_mode(False), torch.enable_grad(), Boxes().hooks():
+        x = torch.zeros(1, requires_grad=True)
+        torch.autograd.grad(Node.apply(x).sum(), x)
+    return found[0]

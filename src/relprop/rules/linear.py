@@ -215,7 +215,7 @@ class Epsilon(LinearRule):
         """The short form: one pass over the output, and one for the books."""
 
         def ratio(g: Tensor, z: Tensor) -> Tensor:
-            s = damped(g, z, eps, op.rectified)
+            s = damped(g, z, eps, op.rectified, op.rectified and books.spent(z))
             if not op.rectified:
                 books.add("epsilon", dot(z, g))
                 books.add("epsilon", dot(z, s), -1.0)

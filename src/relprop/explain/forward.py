@@ -17,6 +17,7 @@ from relprop.explain.seed import Seed, explicit, make_seed
 from relprop.numerics import autocasts
 from relprop.plan import Plan
 from relprop.record import Captures, Recorder, Weights, place
+from relprop.record.coverage import walk
 from relprop.record.nodes import NODES
 from relprop.record.places import module_names, parameter_names
 from relprop.record.tape import Tape
@@ -124,13 +125,17 @@ def record(
     notes: tuple[str, ...] = (),
     store: Any = None,
     decided: Any = None,
+    watch: bool = False,
 ) -> Forward:
-    """Run the model once and prepare every target. Raises for what cannot be explained."""
+    """Run the model once and prepare every target. Raises for what cannot be explained.
+
+    watch  say of operations without a rule where they ran. Where one is met unwatched, the model runs once more
+    """
     carry = "everywhere" if request.explicit else None
     many = len(request.targets) * len(request.conditions) > 1
     captures = request.captures(model)
     more: dict[str, Any] = {"graph": Tape} if request.create_graph else {"store": store, "many": many}
-    more["lenient"] = request.lenient
+    more |= {"lenient": request.lenient, "watch": watch or request.lenient}
     recorder = Recorder(model, composite, carry=carry, captures=captures, totals=totals, decided=decided, **more)
 
     recorder.ledger.begin(request.by_site)
@@ -150,22 +155,28 @@ def record(
                 make_seed(explained, target, request.seed, lambda t: _head(recorder, t), value, recorder.graph.values)
                 for target, value in zip(request.targets, selected, strict=True)
             )
-        _judge(forward)
+        if not _judge(forward):
+            return record(model, composite, args, kwargs, request, totals, notes, store, decided, watch=True)
         forward.notes += tuple(dict.fromkeys(s.note for s in forward.seeds if s.note))
     check_rows(recorder)
     check_captures(model, recorder)
     return forward
 
 
-def _judge(forward: Forward) -> None:
-    """Every seed must depend on the input, through operations that have rules."""
+def _judge(forward: Forward) -> bool:
+    """Every seed must depend on the input, through operations that have rules. Returns whether that could be told: of
+    those without a rule it must be known where they ran."""
     for seed in forward.seeds:
         if not forward.recorder.graph.depends(seed.tensor):
             check_finite(forward.args, forward.kwargs)
             raise NoPathError(_no_path(forward.recorder))
     if isinstance(forward.recorder.graph, Tape):
-        return  # its graph is the model's own; the rules' was judged before
-    forward.nodes = forward.recorder.judge(seed.tensor for seed in forward.seeds)
+        return True  # its graph is the model's own; the rules' was judged before
+    found, forward.nodes = walk(seed.tensor for seed in forward.seeds)
+    if not forward.recorder.scope.followed and any(not unknown.function for unknown in found):
+        return False
+    forward.recorder.judge(found)
+    return True
 
 
 def check_differentiable(forward: Forward) -> None:

@@ -66,7 +66,7 @@ class LRP:
         with self._running("plan", (), args, kwargs):
             composite, notes = self._pick(args, kwargs)
             totals = self._count(composite, args, kwargs)
-            forward = record(self.model, composite, args, kwargs, Request(), totals, notes)
+            forward = record(self.model, composite, args, kwargs, Request(), totals, notes, watch=True)
             return replace(forward.plan(), unknown=without_rule(forward))
 
     def check(self, *args: Any, target: Any = None, **kwargs: Any) -> Coverage:

@@ -35,6 +35,7 @@ FREE = frozenset(
     RealBackward Real Imag ViewAsReal ViewAsComplex Conj ConjPhysical FftC2C FftR2C FftC2R Hann LinalgVectorNorm
     Norm Std StdMean Cdist Lift NestedTensorFromPaddedTensor SliceScatter SelectScatter Fill Zero Detach
     NativeChannelShuffle ChannelShuffle MaxUnpool2D MaxUnpool3D Prelu RreluWithNoise Rrelu BroadcastTensors
+    BackwardHookFunction
     """.split()
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, cast
@@ -58,6 +58,7 @@ class Recorder(TorchFunctionMode):
     decided   what this composite has said of this model's sites, from call to call
     graph     how calls enter the graph
     lenient   operations without a rule may take their own gradient
+    watch     follow the modules by hooks, so that the nodes without a rule are told by where they were made
     unknown   those that were
     natives   with books by site: the functions that run without a row in the plan, each with a module it ran in first
     """
@@ -75,6 +76,7 @@ class Recorder(TorchFunctionMode):
         decided: dict[Any, Decision] | None = None,
         graph: type[Graph] = Graph,
         lenient: bool = False,
+        watch: bool = False,
     ) -> None:
         super().__init__()
         self.lenient = lenient
@@ -89,7 +91,7 @@ class Recorder(TorchFunctionMode):
         self.graph = graph(self.facts, self.ledger, self.boxes)
         self.captures = Captures() if captures is None else captures
         # the scope must not keep the recorder: through autograd's nodes no cycle is ever collected
-        self.scope = ModuleScope(model, weakly(self._tap) if self.captures else None, weakly(self._whole))
+        self.scope = ModuleScope(model, weakly(self._tap) if self.captures else None, weakly(self._whole), watch)
         self.leaves = Leaves(self.facts, self.scope, self.graph.begin, self.graph.link)
         self.captures.attach(self.graph, self.facts, self.leaves, self.ledger, self.carry != "nowhere")
         self.sites = Sites(composite, self.carry, self.scope, self.facts, totals, decided)
@@ -191,13 +193,11 @@ class Recorder(TorchFunctionMode):
                 self.facts.mark_seen(out, seen)
         return result
 
-    def judge(self, outputs: Iterable[Tensor]) -> int:
-        """Refuse operations without a rule between input and outputs, unless they may be. How many nodes there are."""
-        found, nodes = walk(outputs)
+    def judge(self, found: list[Unknown]) -> None:
+        """Refuse operations without a rule, unless they may be."""
         if found and not self.lenient:
             raise UnknownOperationError(refusal(found, self.scope.scripted()))
         self.unknown += found if not self.replaying else [u for u in found if u not in self.unknown]
-        return nodes
 
     def _again(self, run: Callable[..., Any], args: Any) -> Any:
         """What a checkpoint computes again is looked at before the backward goes through it."""
@@ -205,7 +205,7 @@ class Recorder(TorchFunctionMode):
         with nullcontext() if seen else self:
             outputs = run(*args)
         with torch._C.DisableTorchFunction():
-            self.judge(tensors(outputs))
+            self.judge(walk(tensors(outputs))[0])
         return outputs
 
     # -- calls that are read -------------------------------------------------------------------------------------

@@ -57,14 +57,13 @@ class Sites:
 
     def here(self, kind: str, name: str, family: str, count: bool = True) -> Site:
         """The site of a call in the running module; `count`: it is to be the next of its name."""
-        paths = self._scope.paths
+        module, paths = self._scope.where()
         key = f"{paths[0]}.{name}"
         call = self._calls.get(key, 0)
         if count:
             self._calls[key] = call + 1
         if self._replayed is not None:
             call %= max(self._replayed.get(key, 1), 1)
-        module = self._scope.module
         return Site(paths, type(module) if module else None, kind, name, family, len(self._sites), call)
 
     def decide(self, op: Op, name: str, seen: frozenset[int]) -> tuple[Site, Decision, frozenset[int]]:

@@ -168,14 +168,22 @@ class LinearMap(Op):
         gs: Sequence[Tensor],
         books: Any,
     ) -> tuple[Tensor | None, ...]:
-        op, a, z, g = self.ran_in(gs[0].dtype), operands[0], outputs[0], gs[0]
-        rows = None
+        return (self._passed(rule, operands[0], outputs[0], gs[0], books),)
+
+    def _passed(self, rule: Any, a: Tensor | None, z: Tensor | None, g: Tensor, books: Any) -> Tensor:
+        op, rows = self.ran_in(g.dtype), None
         if self.by_row and rule.by_output and books.dense < _ENOUGH:
             rows = occupied(g.flatten(0, -2), 0)
             books.dense += rows is None
-        if rows is None:
-            return (op.pulled(rule, self.input(a), z, g, books),)
-        return (op._of_rows(rows, rule, a, z, g, books),)
+        return op.pulled(rule, self.input(a), z, g, books) if rows is None else op._of_rows(rows, rule, a, z, g, books)
+
+    def passed_plainly(self, rule: Any, g: Tensor, books: Any) -> Tensor:
+        """The modified gradient at `a` by a rule that asks for the map's own gradient."""
+        if books.dense < _ENOUGH or g.dtype is not self.weight.dtype:
+            return self._passed(rule, None, None, g, books)
+        if self.bias is not None:
+            books.add("bias", self.bias_share(g, self.bias))
+        return self.transpose(g, self.weight, self.input(None))
 
     def keep(self, rule: Any, operands: Sequence[Tensor], outputs: Sequence[Tensor]) -> Kept:
         if rule.native(self) is not None:

@@ -16,7 +16,7 @@ from relprop.record.books import Ledger
 from relprop.record.facts import Facts
 from relprop.record.marks import Pass, mark, own, upcoming
 from relprop.record.saved import Boxes
-from relprop.record.step import Visit, take
+from relprop.record.step import Visit, take, take_plainly
 from relprop.record.tensors import exchanged
 from relprop.rules.base import as_is
 from relprop.site import Site
@@ -142,6 +142,10 @@ class Graph:
     def step(self, visit: Visit, run: Callable[[], Any], operands: tuple[Tensor, ...]) -> Any:
         """A call whose backward is its rule's."""
         return take(visit, run, *operands)
+
+    def step_plainly(self, visit: Visit, run: Callable[[], Tensor], operands: tuple[Tensor, ...]) -> Any:
+        """The same of a dense map whose rule asks for its own gradient."""
+        return take_plainly(visit, run, *operands) if not self._ledger.by_site else take(visit, run, *operands)
 
     def natively(
         self,

@@ -299,7 +299,8 @@ class Recorder(TorchFunctionMode):
             merged = None
         else:
             visit = Visit(op, rule, site, self.ledger)
-            result = self.graph.step(visit, run, operands)
+            plain = native is as_is and isinstance(op, LinearMap) and op.by_row
+            result = (self.graph.step_plainly if plain else self.graph.step)(visit, run, operands)
         if family == "linear" and isinstance(op, LinearMap) and isinstance(result, Tensor):
             if result.dtype is not op.layout[2]:
                 self.dtypes.add(result.dtype)  # autocast's

@@ -59,8 +59,31 @@ class Step(torch.autograd.Function):
         return (None, None, *pulled)
 
 
+class Plain(torch.autograd.Function):
+    """A dense map under a rule that asks for its own gradient: what `Step` does, without what such a map never needs.
+
+    Large models have hundreds of them, and there the time of every line counts.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, visit: Visit, run: Callable[[], Tensor], a: Tensor) -> Tensor:
+        result = run()
+        ctx.visit = visit
+        ctx.set_materialize_grads(False)
+        return _fresh(result, (a,)) if result._is_view() else result
+
+    @staticmethod
+    def backward(ctx: Any, *gs: Any) -> Any:
+        if gs[0] is None:
+            return None, None, None
+        visit: Any = ctx.visit
+        with torch._C.DisableTorchFunction():
+            return None, None, visit.op.passed_plainly(visit.rule, gs[0], visit.ledger)
+
+
 #: `Step.apply(visit, run, *operands)`, without what that does for functorch at every call.
 take: Callable[..., Any] = super(torch.autograd.Function, Step).apply
+take_plainly: Callable[..., Any] = super(torch.autograd.Function, Plain).apply
 
 
 def _fresh(view: Tensor, operands: tuple[Tensor, ...]) -> Tensor:

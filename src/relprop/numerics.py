@@ -239,7 +239,8 @@ _PART = 1 << 16
 def entrywise(make: Callable[..., Tensor], *tensors: Tensor, dtype: torch.dtype) -> Tensor:
     """`make` of tensors of one shape, entry by entry, in `dtype`.
 
-    Half precision is worked on in float32, on a CPU a part at a time, so that nothing in float32 leaves the cache.
+    Half precision is worked on in copies in float32, which `make` may change; on a CPU a part at a time, so that these
+    do not leave the cache.
     """
     if tensors[0].dtype not in HALF:
         made = make(*tensors)
@@ -248,8 +249,11 @@ def entrywise(make: Callable[..., Tensor], *tensors: Tensor, dtype: torch.dtype)
     if tensors[0].numel() <= size or not all(t.is_cpu and t.is_contiguous() for t in tensors):
         return make(*(t.float() for t in tensors)).to(dtype)
     result = torch.empty_like(tensors[0], dtype=dtype)
+    copies = [result.new_empty(size, dtype=torch.float32) for _ in tensors]
     for part, *given in zip(*(t.view(-1).split(size) for t in (result, *tensors)), strict=True):
-        part.copy_(make(*(t.float() for t in given)))
+        if part.numel() < size:
+            copies = [c[: part.numel()] for c in copies]
+        part.copy_(make(*(c.copy_(t) for c, t in zip(copies, given, strict=True))))
     return result
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from relprop.errors import RuleError
 from relprop.numerics import (
     FULL,
+    HALF,
     Epsilons,
     check_choice,
     check_epsilon,
@@ -213,19 +214,20 @@ class Epsilon(LinearRule):
 
     def _damped(self, op: LinearMap, a: Tensor, z: Tensor, g: Tensor, eps: float, books: Books) -> Tensor:
         """The short form: one pass over the output, and one for the books."""
-
-        def ratio(g: Tensor, z: Tensor) -> Tensor:
-            s = damped(g, z, eps, op.rectified, op.rectified and books.spent(z))
-            if not op.rectified:
-                books.add("epsilon", dot(z, g))
-                books.add("epsilon", dot(z, s), -1.0)
-            return s
-
-        s = entrywise(ratio, g, z, dtype=g.dtype)
         if op.rectified:
+            spent = (g.dtype in HALF and z.dtype in HALF) or books.spent(z)  # of half precision copies are passed
+            s = entrywise(lambda g, z: damped(g, z, eps, True, spent), g, z, dtype=g.dtype)
             share, total = op.shared(s, op.bias)
             books.add("epsilon", total, eps)
         else:
+
+            def ratio(g: Tensor, z: Tensor) -> Tensor:
+                s = damped(g, z, eps)
+                books.add("epsilon", dot(z, g))
+                books.add("epsilon", dot(z, s), -1.0)
+                return s
+
+            s = entrywise(ratio, g, z, dtype=g.dtype)
             share = None if op.bias is None else op.bias_share(s, op.bias)
         if share is not None:
             books.add("bias", share)

@@ -81,11 +81,14 @@ class ModuleScope:
         self._below = None
         self._watch = True  # where it is entered once more, a checkpoint computes something again
 
-    def where(self) -> Where:
-        """The innermost running module, and the names of the innermost one that belongs to the model."""
+    def where(self, above: int = 1) -> Where:
+        """The innermost running module, and the names of the innermost one that belongs to the model.
+
+        above   so many frames from here no module is being called, as whoever asks knows: they are left out
+        """
         if self._handles:
             return self._stack[-1][0] if self._stack else None, self._paths
-        innermost, frame = None, sys._getframe(1)
+        innermost, frame = None, sys._getframe(above)
         while frame is not None and frame is not self._below:
             if frame.f_code is _CALLED:
                 module = frame.f_locals["self"]
@@ -199,7 +202,7 @@ def _names(model: nn.Module) -> tuple[dict[nn.Module, tuple[str, ...]], bool]:
         found[module] = (*found[module], name) if module in found else (name,)
         prefix = f"{name}." if name else ""
         stack.extend((prefix + key, part) for key, part in reversed(module._modules.items()) if part is not None)
-        met = met or module.training or isinstance(module, torch.jit.ScriptModule) or _has_hooks(module)
+        met = met or module.training or _has_hooks(module) or isinstance(module, torch.jit.ScriptModule)
     return found, met
 
 

@@ -14,6 +14,9 @@ from relprop.record.scope import ModuleScope
 from relprop.selectors import Positions
 from relprop.site import Site
 
+#: At the least so many frames of ours stand between the lookup of a site's module and the call that it is the site of.
+_HANDLERS = 4
+
 
 class Sites:
     """What ran, and what the composite says of it.
@@ -57,7 +60,7 @@ class Sites:
 
     def here(self, kind: str, name: str, family: str, count: bool = True) -> Site:
         """The site of a call in the running module; `count`: it is to be the next of its name."""
-        module, paths = self._scope.where()
+        module, paths = self._scope.where(_HANDLERS)
         key = f"{paths[0]}.{name}"
         call = self._calls.get(key, 0)
         if count:

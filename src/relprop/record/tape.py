@@ -117,6 +117,9 @@ class Tape(Graph):
 
         return self._write(operands, run(), pull)
 
+    def step_plainly(self, visit: Visit, run: Callable[[], Tensor], operands: tuple[Tensor, ...]) -> Any:
+        return self.step(visit, run, operands)
+
     def natively(
         self,
         call: Any,

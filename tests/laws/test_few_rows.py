@@ -201,3 +201,13 @@ def test_nothing_is_kept_for_it(rule: rp.Rule) -> None:
     forward = rp.LRP(model, rule).recorded(Request(((0, 1),), "value"), (x,), {})
     kept = forward.recorder.boxes.size(besides=model.parameters())
     assert kept == (0 if rule != rp.Epsilon(1e-3) else 2 * TOKENS * (9 + 4) * 8)
+
+
+def test_the_relevance_of_many_rows_has_a_derivative() -> None:
+    model = ready(torch.nn.Sequential(torch.nn.Linear(WIDTH, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3)))
+    x = torch.randn(2, 70, WIDTH, dtype=torch.float64)
+    lrp = rp.LRP(model, rp.AttnLRP())
+    plain, found = (lrp.explain(x, target=(5, 1), create_graph=recorded) for recorded in (False, True))
+    assert_close(found.relevance.detach(), plain.relevance, 1e-12)
+    found.relevance.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in (model[0].weight, model[2].weight))

@@ -139,13 +139,9 @@ class Graph:
         if change is not None:
             onward.register_hook(change)
 
-    def step(self, visit: Visit, run: Callable[[], Any], operands: tuple[Tensor, ...]) -> Any:
-        """A call whose backward is its rule's."""
-        return take(visit, run, *operands)
-
-    def step_plainly(self, visit: Visit, run: Callable[[], Tensor], operands: tuple[Tensor, ...]) -> Any:
-        """The same of a dense map whose rule asks for its own gradient."""
-        return take_plainly(visit, run, *operands) if not self._ledger.by_site else take(visit, run, *operands)
+    def step(self, visit: Visit, run: Callable[[], Any], operands: tuple[Tensor, ...], plain: bool = False) -> Any:
+        """A call whose backward is its rule's; `plain`: a dense map, whose rule asks for the map's own gradient."""
+        return (take_plainly if plain and not self._ledger.by_site else take)(visit, run, *operands)
 
     def natively(
         self,

@@ -300,7 +300,7 @@ class Recorder(TorchFunctionMode):
         else:
             visit = Visit(op, rule, site, self.ledger)
             plain = native is as_is and isinstance(op, LinearMap) and op.by_row
-            result = (self.graph.step_plainly if plain else self.graph.step)(visit, run, operands)
+            result = self.graph.step(visit, run, operands, plain)
         if family == "linear" and isinstance(op, LinearMap) and isinstance(result, Tensor):
             if result.dtype is not op.layout[2]:
                 self.dtypes.add(result.dtype)  # autocast's

@@ -106,7 +106,7 @@ class Tape(Graph):
 
         self._write((kept,), onward, pull)
 
-    def step(self, visit: Visit, run: Callable[[], Any], operands: tuple[Tensor, ...]) -> Any:
+    def step(self, visit: Visit, run: Callable[[], Any], operands: tuple[Tensor, ...], plain: bool = False) -> Any:
         def pull(given: Sequence[Tensor], made: Sequence[Tensor], gs: Sequence[Any]) -> Sequence[Tensor | None]:
             ledger = visit.ledger
             ledger.open(visit.site)
@@ -116,9 +116,6 @@ class Tape(Graph):
             return pulled
 
         return self._write(operands, run(), pull)
-
-    def step_plainly(self, visit: Visit, run: Callable[[], Tensor], operands: tuple[Tensor, ...]) -> Any:
-        return self.step(visit, run, operands)
 
     def natively(
         self,

@@ -211,3 +211,14 @@ def test_the_relevance_of_many_rows_has_a_derivative() -> None:
     assert_close(found.relevance.detach(), plain.relevance, 1e-12)
     found.relevance.square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in (model[0].weight, model[2].weight))
+
+
+def test_maps_of_many_rows_have_books_of_their_own() -> None:
+    model = ready(torch.nn.Sequential(torch.nn.Linear(WIDTH, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3)))
+    x = torch.randn(2, 70, WIDTH, dtype=torch.float64)
+    found = rp.LRP(model, rp.AttnLRP()).explain(x, target=lambda y: y.sum((1, 2)), audit="sites")
+    maps_of = [s for s in found.plan.sites if s.kind == "linear"]
+    assert len(maps_of) == 2
+    for site in maps_of:
+        book = found.audit.books[site.index]
+        assert book["in"] == pytest.approx(book["out"] + book["bias"], abs=1e-12 * found.audit.scale) and book["bias"]

@@ -365,13 +365,11 @@ def test_a_target_that_is_none_lists_the_forms(target: Any) -> None:
 
 
 def test_a_function_that_torch_has_no_derivative_for() -> None:
-    model = Body(torch.special.bessel_j0)
-    with refused(
-        model, rp.NoPathError, r"no derivative for \(model\)\.special_bessel_j0\. Compute", r"op\('special_be"
-    ):
+    model = Body(torch.special.airy_ai)
+    with refused(model, rp.NoPathError, r"no derivative for \(model\)\.special_airy_ai\. Compute", r"op\('special_ai"):
         rp.LRP(model, rp.Zero()).explain(X, target=0)
-    model = Body(lambda h: torch.special.bessel_j0(h.detach() + h))
-    with refused(model, rp.NoPathError, "special_bessel_j0. The gradient is also cut at .*detach. Compute it"):
+    model = Body(lambda h: torch.special.airy_ai(h.detach() + h))
+    with refused(model, rp.NoPathError, "special_airy_ai. The gradient is also cut at .*detach. Compute it"):
         rp.LRP(model, rp.Zero()).explain(X, target=0)
     model = Body(lambda h: torch.autograd.grad(h.sum(), h)[0])
     with refused(model, rp.NoPathError, "the gradient is cut at .*grad"):

@@ -190,12 +190,37 @@ class SwishApart(torch.autograd.Function):
     backward = Swish.backward
 
 
+class SwishDecorated(torch.autograd.Function):
+    @staticmethod
+    @torch.no_grad()
+    def forward(c: Any, x: Tensor) -> Tensor:
+        return Swish.forward(c, x)
+
+    backward = Swish.backward
+
+
+class SwishLater(torch.autograd.Function):
+    """Computes beside its `forward`."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.sigmoid(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(nested(*inputs, 3))
+
+    @staticmethod
+    def backward(c: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+        return g * c.saved_tensors[0]
+
+
 def nested(x: Tensor, depth: int) -> Tensor:
     return nested(x, depth - 1) if depth else x * torch.sigmoid(x.detach())
 
 
 @pytest.mark.parametrize("reentrant", [False, True], ids=["plain", "checkpointed"])
-@pytest.mark.parametrize("function", [Swish, SwishApart], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("function", [Swish, SwishApart, SwishDecorated, SwishLater], ids=lambda f: f.__name__)
 def test_the_body_of_a_custom_function_is_no_cut(function: Any, reentrant: bool) -> None:
     def call(h: Tensor) -> Tensor:
         return function.apply(h)  # type: ignore[no-any-return]
@@ -220,3 +245,12 @@ def test_what_is_cut_beside_one_is(reentrant: bool) -> None:
 
     found = rp.LRP(Beside(checkpointed).double()).plan(picture()).cuts
     assert found == ((("", "detach"),) if reentrant else (("", "detach"), ("", "tanh"), ("", "mul")))
+
+
+def test_what_is_decorated_as_a_custom_function_is_a_cut_all_the_same() -> None:
+    @torch.no_grad()
+    def call(h: Tensor) -> Tensor:
+        return nested(h, 3)
+
+    assert SwishDecorated.forward.__code__ == call.__code__  # type: ignore[attr-defined]
+    assert rp.LRP(Beside(call).double()).plan(picture()).cuts == (("", "detach"), ("", "mul"))

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from types import CodeType
 from typing import Any
 
-import torch
+from torch.autograd.function import Function
 
 from relprop.record.checkpoints import REENTRANT
 from relprop.record.scope import ModuleScope
 from relprop.record.tensors import tensors
 
-#: Between a custom Function's call and its `forward`, in whatever style that is written.
-_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
+
+def _bodies() -> Iterator[CodeType]:
+    """What the forwards of all custom Functions run, in either style; not that of checkpoints."""
+    classes: list[type[Function]] = Function.__subclasses__()
+    while classes:
+        each = classes.pop()
+        classes += each.__subclasses__()
+        for method in (each.forward, each.setup_context):
+            code = _run(method)
+            if code is not None and code is not REENTRANT:
+                yield code
+
+
+@lru_cache(maxsize=1024)
+def _run(method: Callable[..., Any]) -> CodeType | None:
+    """What a function runs under its decorators: what these run, others run too."""
+    return getattr(inspect.unwrap(method), "__code__", None)
 
 
 class Cuts:
@@ -45,12 +63,12 @@ class Cuts:
         if not any(t.is_floating_point() for t in tensors(result)):
             return
         frame: Any = sys._getframe(1)
-        depth, inner = 0, None
+        depth, bodies = 0, set(_bodies())
         while (frame := frame.f_back) is not None:
             if depth < 3 and frame.f_code.co_filename == REENTRANT.co_filename:
                 return  # activation checkpointing at its own work
-            if frame.f_code is _APPLY and inner is not REENTRANT:
+            if frame.f_code in bodies:
                 return  # its node in the graph is judged, and whatever it calls stands below that
-            depth, inner = depth + 1, frame.f_code
+            depth += 1
         name = getattr(func, "__name__", str(func))
         self.add("data" if name == "__get__" else name)

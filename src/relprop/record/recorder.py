@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -19,7 +18,7 @@ from relprop.ops import TABLE, Called, Expansion, Fact, LinearMap, Native, Op
 from relprop.ops.arithmetic import Sum
 from relprop.ops.attention import Attention
 from relprop.ops.elementwise import Elementwise
-from relprop.ops.structure import SAME, move
+from relprop.ops.structure import move
 from relprop.record.attended import attend
 from relprop.record.books import Ledger
 from relprop.record.call import SeenCall
@@ -32,6 +31,7 @@ from relprop.record.graph import Graph
 from relprop.record.inplace import inplace, is_inplace, write, written
 from relprop.record.leaves import Leaves
 from relprop.record.marks import mark, upcoming
+from relprop.record.natives import moved, moves, run_natively
 from relprop.record.producer import Producer
 from relprop.record.rectified import only_reader, rectify
 from relprop.record.residual import residual
@@ -41,7 +41,7 @@ from relprop.record.sites import Sites
 from relprop.record.step import Visit
 from relprop.record.tensors import function_of, tensors
 from relprop.record.weakly import weakly
-from relprop.rules import Gradient, Identity, Signed
+from relprop.rules import Gradient, Identity
 from relprop.rules.base import as_is
 from relprop.site import Site
 
@@ -138,8 +138,8 @@ class Recorder(TorchFunctionMode):
             return result
         if entry is None:
             return self._unlisted(func, args, kwargs)
-        if entry.parse is move and not kwargs and self._moves(entry, args):
-            return self._moved(func, args)
+        if entry.parse is move and not kwargs and moves(self, entry, args):
+            return moved(self, func, args)
         if kwargs.get("out") is not None:
             target = kwargs.pop("out")
             result = self.__torch_function__(func, types, args, kwargs)
@@ -152,23 +152,6 @@ class Recorder(TorchFunctionMode):
             result = inplace(self, call, entry)
         else:
             result = self.carry_out(call, self.parse(entry, call))
-        self.scope.made = upcoming()
-        return result
-
-    def _moves(self, entry: Any, args: Any) -> bool:
-        """Whether the call moves entries of a tensor of which nothing is known that its parts would share."""
-        if entry.inplace or not args or not self.graph.in_place or self.sites.positions.entries:
-            return False
-        fact = self.facts.get(args[0])
-        return self.graph.depends(args[0]) and (fact is None or not (fact.nonneg or fact.gate or fact.inverse))
-
-    def _moved(self, func: Any, args: Any) -> Any:
-        if self.ledger.by_site:
-            self.natives.setdefault(func.__name__, self.scope.paths[0])
-        since = upcoming()
-        result = func(*args)
-        mark(result, since, self.ledger)
-        self.facts.loosen()
         self.scope.made = upcoming()
         return result
 
@@ -227,43 +210,8 @@ class Recorder(TorchFunctionMode):
         if isinstance(parsed, Expansion):
             with self:
                 return parsed.run()
-        result = self._native(call, parsed) if isinstance(parsed, Native) else self._visit(call, parsed)
+        result = run_natively(self, call, parsed) if isinstance(parsed, Native) else self._visit(call, parsed)
         self.facts.loosen()
-        return result
-
-    def _native(self, call: SeenCall, native: Native) -> Any:
-        if self.ledger.by_site:
-            self.natives.setdefault(call.name, self.scope.paths[0])
-        seen = self.seen(call.args, call.kwargs)
-        if native.form != "move" and self.sites.carrying(seen):
-            result = self._native_carrying(call, native)
-        else:
-            result = self.graph.natively(call, native.run, native.operands if native.run else (), native.share)
-        if call.name in SAME and isinstance(result, Tensor):
-            self.dtypes.add(result.dtype)
-            if call.args and result is call.args[0]:  # nothing was to be changed: what is known of it stays
-                return result
-        self._note(result, native.fact, seen)
-        return result
-
-    def _native_carrying(self, call: SeenCall, native: Native) -> Any:
-        """Scalings pass relevance entry by entry; sums stabilise it."""
-        run, operands = native.run, native.operands if native.run else ()
-        moving = native.operands or tuple(t for t in tensors((call.args, call.kwargs)) if self.graph.depends(t))
-        site = self.sites.here("scale", call.name, "elementwise")
-        carried_out = call.run if run is None else partial(run, *operands)
-        if native.form == "scale" and len(moving) == 1:
-            with torch.no_grad():
-                shape = carried_out().shape
-            if shape == moving[0].shape:
-                op = Elementwise(call.name)
-                op.carrying = True
-                return self.graph.step(Visit(op, Identity(), site, self.ledger), carried_out, moving)
-        result = self.graph.natively(call, run, operands, native.share)
-        if isinstance(result, Tensor):
-            op_sum = Sum((1.0,))
-            op_sum.carrying = True
-            return self.graph.step(Visit(op_sum, Signed(), site, self.ledger), result.clone, (result,))
         return result
 
     def _visit(self, call: SeenCall, op: Op) -> Any:
@@ -277,7 +225,7 @@ class Recorder(TorchFunctionMode):
             return self.graph.without(run)
         if family == "attention" and isinstance(op, Attention):
             result = attend(self.graph, self.ledger, op, rule, site, operands)
-            self._note(result, op.fact, seen)
+            self.note(result, op.fact, seen)
             return self._tap_site(site, result)
         native = rule.native(op) if family != "fixed" else None
         before = None if op.explicit else native
@@ -285,7 +233,7 @@ class Recorder(TorchFunctionMode):
             before, op, operands, run = None, *self._called(call, op)
         if before is as_is and call.name == "relu" and (step := only_reader(self, operands[0])) is not None:
             result = rectify(self, step, operands[0], run)
-            self._note(result, op.fact, seen)
+            self.note(result, op.fact, seen)
             return result
         merged: Producer | None = op.merged_into
         op.merged_into = None
@@ -310,7 +258,7 @@ class Recorder(TorchFunctionMode):
                 op.fact = op.fact or Fact()
                 op.fact.producer = Producer(op, site, decision, operands[0]) if joins else None
                 op.fact.step = step
-        self._note(result, op.fact, seen)
+        self.note(result, op.fact, seen)
         op.fact = None  # it lives as long as the result, not as long as the graph
         if merged is not None:
             for capture in merged.captures:
@@ -389,7 +337,7 @@ class Recorder(TorchFunctionMode):
             return NOTHING
         return self.sites.below(t for t in tensors((args, kwargs)) if self.graph.depends(t))
 
-    def _note(self, result: Any, fact: Fact | None, seen: frozenset[int]) -> None:
+    def note(self, result: Any, fact: Fact | None, seen: frozenset[int]) -> None:
         if fact is None and not seen:
             return
         for out in (result,) if isinstance(result, Tensor) else tensors(result):

@@ -9,21 +9,14 @@ import warnings
 import torch
 from torch import nn
 
-_LIBRARY: list[torch.library.Library] = []  # a Library that is collected takes its operators with it
+from relprop.models.sources import import_torchvision
 
 
 def declare_torchvision_operators() -> None:
-    """Declare the two operators that torchvision 0.28 registers fake kernels for when it is imported.
-
-    Its compiled part does not load beside a torch it was not built for, and its Python part then fails at
-    import for want of these two. Nothing here calls them.
-    """
-    if _LIBRARY or importlib.util.find_spec("torchvision") is None:
-        return
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _LIBRARY.append(library)
+    """Import torchvision, where it is installed, so that zennit, timm and transformers can: beside a torch that it was
+    not built for its operators are to be declared first."""
+    if importlib.util.find_spec("torchvision") is not None:
+        import_torchvision()
 
 
 def vision_model(name: str, seed: int = 0, **settings: object) -> nn.Module:

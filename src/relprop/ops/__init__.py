@@ -13,6 +13,7 @@ from relprop.ops import (  # noqa: F401  each enters its parsers into the table
     pool,
     product,
     recurrent,
+    regions,
     selection,
     softmax,
     structure,
@@ -26,4 +27,5 @@ from relprop.ops.base import Native as Native
 from relprop.ops.base import Op as Op
 from relprop.ops.maps import LinearMap as LinearMap
 from relprop.ops.table import TABLE as TABLE
+from relprop.ops.table import name_of as name_of
 from relprop.ops.table import op as op

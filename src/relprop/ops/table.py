@@ -1,7 +1,8 @@
 """The table from torch functions to the parsers that say what they are.
 
 A parser is a function of one `Call`, registered under the names of the torch functions it reads. A name stands for
-every spelling of it: `torch.relu`, `Tensor.relu`, `F.relu`, and the in-place `relu_`.
+every spelling of it: `torch.relu`, `Tensor.relu`, `F.relu`, and the in-place `relu_`. An operator that a library adds
+to torch bears the library's name too, `torchvision::roi_align`, and may be registered before the library is loaded.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch._ops import OpOverload, OpOverloadPacket
 
 from relprop.errors import RegistryError
 from relprop.ops.base import Call, Expansion, Native, Op
@@ -61,9 +63,12 @@ class Table:
 
     def __init__(self) -> None:
         self._entries: dict[Any, Entry] = {}
+        self._operators: dict[str, Entry] = {}
 
     def register(self, *functions: str | Callable[..., Any], replace: bool = False) -> Callable[[Parser], Parser]:
         """Decorate a parser with the torch functions it reads, by name or as the callables themselves.
+
+        An operator of a library is named as the library has registered it, "torchvision::roi_align".
 
         A parser takes a `relprop.ops.Call` and returns what the call is: an `Op`, an `Expansion` into other calls, or
         `Native(form=...)` where the gradient of torch is right as it is:
@@ -88,14 +93,15 @@ class Table:
                 raise RegistryError(f"op decorates a parser, a function of one Call, got {parse!r}")
             for function in functions:
                 found = False
-                name = function if isinstance(function, str) else getattr(function, "__name__", repr(function))
-                for target, inplace in _spellings(function):
+                name = function if isinstance(function, str) else name_of(function)
+                entries: dict[Any, Entry] = self._operators if "::" in name else self._entries
+                for target, inplace in [(name, False)] if "::" in name else _spellings(function):
                     found = True
-                    if target in self._entries and not replace and self._entries[target].parse is not parse:
+                    if target in entries and not replace and entries[target].parse is not parse:
                         raise RegistryError(
                             f"{name} is registered already; pass replace=True to override it on purpose"
                         )
-                    self._entries[target] = Entry(name.rstrip("_"), parse, inplace)
+                    entries[target] = Entry(name.rpartition("::")[2].rstrip("_"), parse, inplace)
                 if not found:
                     raise RegistryError(f"torch {torch.__version__} has no function named {name!r}")
             return parse
@@ -103,14 +109,26 @@ class Table:
         return decorate
 
     def get(self, function: Any) -> Entry | None:
-        return self._entries.get(function)
+        entry = self._entries.get(function)
+        if entry is None and isinstance(function, (OpOverloadPacket, OpOverload)):
+            return self._operators.get(name_of(function))
+        return entry
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._entries)
 
     def names(self) -> set[str]:
         """The names of the functions in it, as operations bear them."""
-        return {entry.name for entry in self._entries.values()}
+        return {entry.name for entries in (self._entries, self._operators) for entry in entries.values()}
+
+
+def name_of(function: Any) -> str:
+    """The name under which a parser of a function is registered."""
+    if isinstance(function, OpOverload):
+        function = function.overloadpacket
+    if isinstance(function, OpOverloadPacket):
+        return str(function._qualified_op_name)
+    return str(getattr(function, "__name__", function))
 
 
 def _spellings(function: str | Callable[..., Any]) -> Iterator[tuple[Any, bool]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch.autograd.function import Function
 
+from relprop.ops import name_of
 from relprop.record.checkpoints import REENTRANT
 from relprop.record.scope import ModuleScope
 from relprop.record.tensors import tensors
@@ -70,5 +71,5 @@ class Cuts:
             if frame.f_code in bodies:
                 return  # its node in the graph is judged, and whatever it calls stands below that
             depth += 1
-        name = getattr(func, "__name__", str(func))
+        name = name_of(func)
         self.add("data" if name == "__get__" else name)

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from relprop.composite import Composite, Decision
 from relprop.errors import RegistryError, UnknownOperationError
 from relprop.numerics import dot
-from relprop.ops import TABLE, Called, Expansion, Fact, LinearMap, Native, Op
+from relprop.ops import TABLE, Called, Expansion, Fact, LinearMap, Native, Op, name_of
 from relprop.ops.arithmetic import Sum
 from relprop.ops.attention import Attention
 from relprop.ops.elementwise import Elementwise
@@ -159,18 +159,19 @@ class Recorder(TorchFunctionMode):
 
     def _unlisted(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """A function that is not in the table runs natively; the walk over the graph judges its node."""
-        name = getattr(func, "__name__", str(func))
+        full = name_of(func)
+        name = full.rpartition("::")[2]
         if name.endswith("_") and not name.endswith("__") and args and isinstance(args[0], torch.Tensor):
             self.boxes.before_write(args[0])
         since = upcoming()
         result = self.graph.outside(func, args, kwargs, self.scope.paths[0])
-        label(result, since, (name, self.scope.paths[0]))
+        label(result, since, (full, self.scope.paths[0]))
         if self.ledger.by_site:
-            self.natives.setdefault(name, self.scope.paths[0])
+            self.natives.setdefault(full, self.scope.paths[0])
         seen = self.seen(args, kwargs)
         still = any(t.is_floating_point() and not self.graph.depends(t) for t in tensors(result))
         if name in _READS or (still and name not in _SHAPED):
-            self.cuts.add(name, underived=still and not hasattr(func, "__code__"))  # its values go on without the graph
+            self.cuts.add(full, underived=still and not hasattr(func, "__code__"))  # its values go on without the graph
         for out in tensors(result):
             if out.grad_fn is not None:
                 self.facts.mark_seen(out, seen)

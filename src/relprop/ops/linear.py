@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from relprop.numerics import MANY, without_autocast
-from relprop.ops.base import Call, Expansion, Native, Op
+from relprop.ops.base import Call, Expansion, Native, Op, without_rule
 from relprop.ops.convolution import Conv
 from relprop.ops.maps import Dense, Einsum, LinearMap, Matmul, dense
 from relprop.ops.product import (
@@ -114,6 +114,23 @@ def _same_padding(padding: str, kernel: list[int], dilation: list[int]) -> list[
 
 def _uneven(func: Any, padding: str, dilation: list[int], groups: int) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda a, w: func(a, w, None, 1, padding, dilation, groups)
+
+
+@op("torchvision::deform_conv2d")
+def deformable(call: Call) -> Op | Expansion:
+    """Where its kernel reads, and how much of it counts there, are constants of the map, whatever they depend on."""
+    a, w, offset, mask, b = call.bind("input weight offset mask bias")
+    func, rest = call.func, call.args[5:]
+    kwargs = {k: v for k, v in call.kwargs.items() if k not in ("input", "weight", "offset", "mask", "bias")}
+    if call.depends(offset) or call.depends(mask):
+        fixed = [call.cut(t) if call.depends(t) else t for t in (offset, mask)]
+        return Expansion(lambda: func(a, w, *fixed, b, *rest, **kwargs))
+    if call.depends(w) or call.depends(b):
+        raise without_rule(call, "weights that depend on the input have no rule")
+    none = torch.zeros_like(b)
+    made = Einsum(w, lambda u, v: func(u, v, offset, mask, none, *rest, **kwargs), _shaped(b, 2))
+    made.kind = "conv"
+    return as_map(call, a, made)
 
 
 @op("matmul", "mm", "bmm", "mv", "rmatmul")

@@ -272,6 +272,7 @@ def check_model(model: Any) -> nn.Module:
         if isinstance(model, type):
             raise InputError(f"model must be a torch.nn.Module, got the class {model.__name__}: make one, as it is run")
         fitted = "; for an estimator of scikit-learn: relprop.tabular.Explainer" if hasattr(model, "predict") else ""
+        fitted = ": give its .module()" if type(model).__name__ == "ExportedProgram" else fitted
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}{fitted}")
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelStateError(

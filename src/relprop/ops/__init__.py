@@ -26,6 +26,7 @@ from relprop.ops.base import Fact as Fact
 from relprop.ops.base import Native as Native
 from relprop.ops.base import Op as Op
 from relprop.ops.maps import LinearMap as LinearMap
+from relprop.ops.table import OPERATORS as OPERATORS
 from relprop.ops.table import TABLE as TABLE
 from relprop.ops.table import name_of as name_of
 from relprop.ops.table import op as op

@@ -144,12 +144,20 @@ def group_norm(call: Call) -> Op | Expansion:
     return _made(call, x, Norm((-1,), eps, _per_channel(weight, x), _per_channel(bias, x), True, native, int(groups)))
 
 
+def _bound(call: Call, names: str, **defaults: Any) -> list[Any]:
+    """Input, running mean and variance, weight, bias and these: torch itself takes weight and bias first."""
+    known = dict.fromkeys(("running_mean", "running_var", "weight", "bias")) | {"momentum": 0.1, "eps": 1e-5}
+    first = call.func in (torch.batch_norm, torch.instance_norm)
+    order = "weight bias running_mean running_var" if first else "running_mean running_var weight bias"
+    x, a, b, c, d, *rest = call.bind(f"input {order} {names}", **known | defaults)
+    return [x, c, d, a, b, *rest] if first else [x, a, b, c, d, *rest]
+
+
 @op("instance_norm")
 def instance_norm(call: Call) -> Op | Expansion:
-    x, mean, var, weight, bias, use_input, momentum, eps = call.bind(
-        "input running_mean running_var weight bias use_input_stats momentum eps",
-        running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5,
-    )  # fmt: skip
+    x, mean, var, weight, bias, use_input, momentum, eps = _bound(
+        call, "use_input_stats momentum eps", use_input_stats=True
+    )
     if not use_input:
         return Expansion(lambda: torch.nn.functional.batch_norm(x, mean, var, weight, bias, False, momentum, eps))
     bare = lambda: torch.nn.functional.instance_norm(x, None, None, None, None, True, momentum, eps)  # noqa: E731
@@ -172,10 +180,7 @@ def divided(call: Call) -> Op:
 
 @op("batch_norm")
 def batch_norm(call: Call) -> Op | Native | Expansion:
-    x, mean, var, weight, bias, training, _, eps = call.bind(
-        "input running_mean running_var weight bias training momentum eps",
-        running_mean=None, running_var=None, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5,
-    )  # fmt: skip
+    x, mean, var, weight, bias, training, _, eps = _bound(call, "training momentum eps", training=False)
     if training or mean is None:
         raise ModelStateError(
             "batch norm on the statistics of the batch: an item's relevance would depend on the others. "

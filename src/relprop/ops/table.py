@@ -31,6 +31,10 @@ _SPACES: tuple[Any, ...] = (
     getattr(torch._C, "_linalg", None),
     getattr(torch._C, "_fft", None),
 )
+#: What libraries add to torch, and torch itself has beneath its functions: one form of an operator, or all.
+OPERATORS = (OpOverload, OpOverloadPacket)
+#: Forms of operators that the function of the name does not have: `Tensor.to` takes no layout.
+_OTHERWISE = ("dtype_layout",)
 _OPERATORS = {
     "add": ("__add__", "__radd__", "__iadd__"),
     "sub": ("__sub__", "__isub__"),
@@ -109,10 +113,22 @@ class Table:
         return decorate
 
     def get(self, function: Any) -> Entry | None:
-        entry = self._entries.get(function)
-        if entry is None and isinstance(function, (OpOverloadPacket, OpOverload)):
-            return self._operators.get(name_of(function))
-        return entry
+        return self._entries.get(function)
+
+    def operator(self, called: Any) -> tuple[Any, Entry | None]:
+        """The entry of an operator, and what is to be called.
+
+        torch's own operators, `aten::relu`, by which exported models call it, are called as the functions of torch.
+        """
+        name = name_of(called)
+        entry = self._operators.get(name)
+        library, _, function = name.partition("::")
+        if entry is None and library == "aten" and getattr(called, "_overloadname", "") not in _OTHERWISE:
+            for space in _SPACES:
+                known = getattr(space, function, None)
+                if known is not None and known in self._entries:
+                    return known, self._entries[known]
+        return called, entry
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._entries)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from relprop.errors import InputError
+from relprop.ops import OPERATORS, name_of
 from relprop.record.checkpoints import in_reentrant_checkpoint
 from relprop.record.facts import Facts
 from relprop.record.scope import ModuleScope
@@ -84,18 +85,18 @@ class Leaves:
 
         again, reentrant   whether a checkpoint computes it once more, and of which kind
         """
-        name = getattr(func, "__name__", "")
+        name = name_of(func).rpartition("::")[2]
         try:
             result = func(*args, **kwargs)
         except IndexError as error:
             if name != "embedding":
                 raise
-            raise InputError(self._out_of_table(args, kwargs)) from error
+            raise InputError(self._out_of_table(*_ids_and_table(func, args, kwargs))) from error
         if name in ("embedding", "embedding_bag") and isinstance(result, torch.Tensor):
             seen = torch.is_grad_enabled() or (not again and in_reentrant_checkpoint())
             if seen and result.is_floating_point():
                 with torch.enable_grad():
-                    return self._embedded(args[0] if args else kwargs["input"], result, again, reentrant)
+                    return self._embedded(_ids_and_table(func, args, kwargs)[0], result, again, reentrant)
             return result
         sources = [s for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and (s := self._facts.source(a))]
         if sources:
@@ -115,13 +116,20 @@ class Leaves:
         self._found.append(Leaf(path, leaf, self._facts.source(ids), ids.detach()))
         return self._handed_on(leaf)
 
-    def _out_of_table(self, args: Any, kwargs: dict[str, Any]) -> str:
-        ids, table = (args[i] if len(args) > i else kwargs[name] for i, name in enumerate(("input", "weight")))
+    def _out_of_table(self, ids: Tensor, table: Tensor) -> str:
         return (
             f"the embedding {self._scope.paths[0]!r} holds {table.shape[0]} rows and was asked for "
             f"{int(ids.min())} to {int(ids.max())}: a token is outside the vocabulary, or the sequence is longer than "
             "the model takes. Use the model's own tokenizer, and shorten the input."
         )
+
+
+def _ids_and_table(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """The indices and the vectors of an embedding: torch's own function takes the vectors first."""
+    first = func is torch.embedding or isinstance(func, OPERATORS)
+    names = ("weight", "indices") if first else ("input", "weight")
+    a, b = (args[i] if len(args) > i else kwargs[name] for i, name in enumerate(names))
+    return (b, a) if first else (a, b)
 
 
 def _same(x: Tensor, y: Tensor) -> bool:

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from relprop.composite import Composite, Decision
 from relprop.errors import RegistryError, UnknownOperationError
 from relprop.numerics import dot
-from relprop.ops import TABLE, Called, Expansion, Fact, LinearMap, Native, Op, name_of
+from relprop.ops import OPERATORS, TABLE, Called, Expansion, Fact, LinearMap, Native, Op, name_of
 from relprop.ops.arithmetic import Sum
 from relprop.ops.attention import Attention
 from relprop.ops.elementwise import Elementwise
@@ -108,6 +108,8 @@ class Recorder(TorchFunctionMode):
         if self.scope.inside is not None:
             return func(*args, **(kwargs or {}))
         entry = TABLE.get(func)
+        if entry is None and isinstance(func, OPERATORS):
+            func, entry = TABLE.operator(func)
         if entry is None and getattr(func, "__name__", "") == "__get__" and func != _DATA:
             return func(*args)
         args, kwargs, depends, constants = self.graph.enter(args, kwargs or {})

@@ -102,6 +102,55 @@ def test_an_exported_model_is_explained_as_the_model_is(name: str) -> None:
         rp.LRP(program, composite)  # type: ignore[arg-type]
 
 
+class Elementwise(nn.Module):
+    """One call on what a layer made and a constant."""
+
+    def __init__(self, call: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.call, self.layer = call, nn.Linear(4, 3)
+        self.register_buffer("fixed", torch.rand(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(self.layer(x), self.fixed)
+
+
+CALLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "elu": lambda h, c: F.elu(h, 0.5),
+    "celu": lambda h, c: F.celu(h, 0.7),
+    "selu": lambda h, c: F.selu(h),
+    "silu": lambda h, c: F.silu(h),
+    "hardtanh": lambda h, c: F.hardtanh(h, -0.2, 0.3),
+    "threshold": lambda h, c: F.threshold(h, 0.1, 0.2),
+    "leaky_relu": lambda h, c: F.leaky_relu(h, 0.3),
+    "split": lambda h, c: h.split([1, 2], 1)[1] * 2.0,
+    "logarithm": lambda h, c: F.log_softmax(h, -1),
+}
+#: These order their arguments otherwise than torch's operators.
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1_loss": lambda h, c: F.l1_loss(h, c, reduction="none"),
+    "mse_loss": lambda h, c: F.mse_loss(h, c, reduction="none"),
+    "smooth_l1_loss": lambda h, c: F.smooth_l1_loss(h, c, reduction="none"),
+    "huber_loss": lambda h, c: F.huber_loss(h, c, reduction="none"),
+}
+
+
+@pytest.mark.parametrize("name", [*CALLS, *LOSSES])
+def test_an_exported_call_is_the_call_or_refused(name: str) -> None:
+    torch.manual_seed(0)
+    model, x = Elementwise((CALLS | LOSSES)[name]).double().eval(), numbers(2, 4)
+    exported = rp.LRP(torch.export.export(model, (x,)).module(), rp.Epsilon())
+    if name in LOSSES:
+        # the first is of degree one, but for its constant
+        refusal = rp.AuditError if name == "l1_loss" else rp.UnknownOperationError
+        with pytest.raises(refusal, match=f"aten::{name}"):
+            exported.explain(x, target=lambda y: y.sum())
+        return
+    found = exported.explain(x, target=lambda y: y.sum())
+    expected = rp.LRP(model, rp.Epsilon()).explain(x, target=lambda y: y.sum())
+    assert_close(found.output, model(x).detach())
+    assert_close(found.relevance, expected.relevance)
+
+
 class Normed(nn.Module):
     """One norm, spelled in a way."""
 

@@ -237,6 +237,25 @@ def test_an_operator_of_ones_own(libraries: list[torch.library.Library]) -> None
         del TABLE._operators["relprop_tests::flipped"]
 
 
+def test_an_operator_that_changes_its_argument(libraries: list[torch.library.Library]) -> None:
+    declare(libraries, "relprop_tests", "doubled_(Tensor(a!) x) -> Tensor(a!)", lambda x: x.mul_(2))
+
+    def call(h: Tensor, double: Callable[[Tensor], Tensor]) -> Tensor:
+        kept = h * h.tanh()
+        return kept + double(h)
+
+    rp.op("relprop_tests::doubled_")(lambda call: Native(form="scale"))
+    try:
+        own = head(lambda h: call(h + 0.5, torch.ops.relprop_tests.doubled_), 256)
+        found = rp.LRP(own, rp.Epsilon()).explain(pictures(), target=1)
+    finally:
+        del TABLE._operators["relprop_tests::doubled_"]
+    expected = rp.LRP(head(lambda h: call(h + 0.5, lambda t: t * 2), 256), rp.Epsilon()).explain(pictures(), target=1)
+    assert_close(found.output, expected.output)
+    assert_close(found.relevance, expected.relevance)
+    assert found.audit.unexplained_share < 1e-10
+
+
 class Unseen(nn.Module):
     """A model as it is."""
 

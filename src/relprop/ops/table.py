@@ -8,6 +8,7 @@ to torch bears the library's name too, `torchvision::roi_align`, and may be regi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +36,7 @@ _SPACES: tuple[Any, ...] = (
 OPERATORS = (OpOverload, OpOverloadPacket)
 #: Forms of operators that the function of the name does not have: `Tensor.to` takes no layout.
 _OTHERWISE = ("dtype_layout",)
-_OPERATORS = {
+_METHODS = {
     "add": ("__add__", "__radd__", "__iadd__"),
     "sub": ("__sub__", "__isub__"),
     "rsub": ("__rsub__",),
@@ -99,7 +100,7 @@ class Table:
                 found = False
                 name = function if isinstance(function, str) else name_of(function)
                 entries: dict[Any, Entry] = self._operators if "::" in name else self._entries
-                for target, inplace in [(name, False)] if "::" in name else _spellings(function):
+                for target, inplace in [(name, name.endswith("_"))] if "::" in name else _spellings(function):
                     found = True
                     if target in entries and not replace and entries[target].parse is not parse:
                         raise RegistryError(
@@ -118,7 +119,8 @@ class Table:
     def operator(self, called: Any) -> tuple[Any, Entry | None]:
         """The entry of an operator, and what is to be called.
 
-        torch's own operators, `aten::relu`, by which exported models call it, are called as the functions of torch.
+        torch's own operators, `aten::relu`, by which exported models call it, are called as the functions of torch that
+        take the same arguments: not as those that are written in Python, which order them otherwise (`F.mse_loss`).
         """
         name = name_of(called)
         entry = self._operators.get(name)
@@ -126,7 +128,7 @@ class Table:
         if entry is None and library == "aten" and getattr(called, "_overloadname", "") not in _OTHERWISE:
             for space in _SPACES:
                 known = getattr(space, function, None)
-                if known is not None and known in self._entries:
+                if known is not None and known in self._entries and not isinstance(known, FunctionType):
                     return known, self._entries[known]
         return called, entry
 
@@ -158,7 +160,7 @@ def _spellings(function: str | Callable[..., Any]) -> Iterator[tuple[Any, bool]]
             if callable(target) and target not in seen and not isinstance(target, type):
                 seen.add(target)
                 yield target, inplace
-    for name in _OPERATORS.get(function, ()):
+    for name in _METHODS.get(function, ()):
         target = getattr(torch.Tensor, name, None)
         if target is not None and target not in seen:
             seen.add(target)
